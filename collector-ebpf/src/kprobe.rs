@@ -1,0 +1,147 @@
+//! The kprobe mode: the tutorial's own hooks, corrected.
+//!
+//! - Sends: what `tcp_sendmsg` and, before 6.5, `tcp_sendpage` return, and what
+//!   Multipath TCP's and kernel TLS's twins of them return, where present.
+//! - Receives: `tcp_cleanup_rbuf(sk, copied)` is called again and again within
+//!   one receive, each time with all that was copied so far, after a peek, and
+//!   with a made-up byte for QUICKACK. So it only tells that something may have
+//!   been read; what is counted is the advance of the read position, and never
+//!   more than `copied`.
+//!
+//! A kretprobe on `tcp_recvmsg` would run out of return slots as soon as many
+//! threads wait for data, on any process's behalf, so there is none. Multipath
+//! TCP and kernel TLS have no such counter as the read position; their receive
+//! functions, which plain connections never call, are hooked at entry (for the
+//! flags) and at return.
+
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    btf_maps::HashMap,
+    helpers::bpf_get_current_pid_tgid,
+    macros::{btf_map, kprobe, kretprobe, raw_tracepoint},
+    programs::{ProbeContext, RawTracePointContext, RetProbeContext},
+};
+use netio_abi::NO_SLOT;
+
+use crate::{
+    account::{map_full, received, sent, watched_slot},
+    receive_queue::POSITIONS,
+    sock::{Kind, Raw, consumed, has_ulp, kind, offset, position, urgent_between},
+    tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
+};
+
+/// Which argument of the receive functions holds the flags: the fifth until
+/// 5.18, the fourth since. The collector sets it at load.
+#[unsafe(no_mangle)]
+static RECV_FLAGS_ARG: u32 = 3;
+
+/// Threads inside a receive function that is hooked at both ends → its flags.
+#[btf_map]
+static RECEIVING: HashMap<u64, i32, 8192> = HashMap::new();
+
+/// The return of a function that sends on a TCP socket and returns the bytes it
+/// accepted or a negative error.
+#[kretprobe]
+pub fn send_return(ctx: RetProbeContext) -> u32 {
+    let slot = watched_slot();
+    if slot == NO_SLOT {
+        return 0;
+    }
+    let ret: i32 = ctx.ret();
+    if ret > 0 {
+        sent(slot, ret as u64);
+    }
+    0
+}
+
+/// `void tcp_cleanup_rbuf(struct sock *sk, int copied)`, called with the
+/// socket's lock held.
+#[kprobe]
+pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
+    let slot = watched_slot();
+    if slot == NO_SLOT {
+        return 0;
+    }
+    let (Some(sk), Some(copied)) = (ctx.arg::<*const u8>(0), ctx.arg::<i32>(1)) else {
+        return 0;
+    };
+    let tp = Raw(sk);
+    if kind(tp) != Kind::Tcp || has_ulp(tp) {
+        return 0;
+    }
+    let now = position(tp);
+    let key = sk as u64;
+    let (advance, before) = match POSITIONS.get_ptr_mut(key) {
+        Some(noted) => {
+            // SAFETY: the pointer is to a map's value. The socket's lock is
+            // held, so nobody else writes it.
+            let before = unsafe { noted.replace(now) };
+            (now.wrapping_sub(before), before)
+        }
+        None => {
+            if POSITIONS.insert(key, now, u64::from(BPF_ANY)).is_err() {
+                map_full();
+            }
+            let advance = consumed(tp);
+            (advance, now.wrapping_sub(advance))
+        }
+    };
+    // More than was copied: another process read from the socket in between.
+    // One more: reading skipped the urgent byte, which is fetched by a call
+    // that does not come here.
+    let copied = copied.max(0) as u32;
+    let bytes = if advance == copied.wrapping_add(1) && urgent_between(tp, before, now) {
+        advance
+    } else {
+        advance.min(copied)
+    };
+    if bytes > 0 {
+        received(slot, u64::from(bytes));
+    }
+    0
+}
+
+/// `int mptcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len,
+/// [int nonblock,] int flags, int *addr_len)`, and `tls_sw_recvmsg` alike.
+#[kprobe]
+pub fn recv_entry(ctx: ProbeContext) -> u32 {
+    if watched_slot() == NO_SLOT {
+        return 0;
+    }
+    let flags = if offset(&RECV_FLAGS_ARG) == 3 { ctx.arg::<i32>(3) } else { ctx.arg::<i32>(4) };
+    if let Some(flags) = flags
+        && RECEIVING.insert(bpf_get_current_pid_tgid(), flags, u64::from(BPF_ANY)).is_err()
+    {
+        map_full();
+    }
+    0
+}
+
+/// The return of those.
+#[kretprobe]
+pub fn recv_return(ctx: RetProbeContext) -> u32 {
+    let slot = watched_slot();
+    if slot == NO_SLOT {
+        return 0;
+    }
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: only this thread writes its element.
+    let flags = unsafe { RECEIVING.get(thread) }.copied();
+    let _ = RECEIVING.remove(thread);
+    let ret: i32 = ctx.ret();
+    if let Some(flags) = flags
+        && ret > 0
+        && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0
+    {
+        received(slot, ret as u64);
+    }
+    0
+}
+
+/// `tcp:tcp_destroy_sock(sk)`: nothing reads from the socket after this, and
+/// its address may be used again.
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+pub fn forget_sock(ctx: RawTracePointContext) -> i32 {
+    let _ = POSITIONS.remove(ctx.arg::<u64>(0));
+    0
+}

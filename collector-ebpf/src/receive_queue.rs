@@ -1,0 +1,284 @@
+//! Receives counted by how far the socket's read position advances
+//! (`tcp_sock.copied_seq`), for hooks that give no return value.
+//!
+//! Exact for whatever takes bytes from the queue: `recv` with any flags,
+//! splice, zero-copy receive, readers in the kernel. A peek and a QUICKACK do
+//! not move the position; a FIN moves it by one, which is taken off
+//! ([`crate::sock::position`]).
+//!
+//! What it needs is where the position stood before:
+//! - A socket that was listening or connecting while its process was watched
+//!   carries a mark from birth (a listener's connections inherit it), so that
+//!   all it consumed counts.
+//! - When a watch begins, `iter/task_file` notes the position of every socket
+//!   that the process holds ([`note_storage`], [`note_table`]).
+//! - Other processes that read from a followed socket move the noted position
+//!   along; they pay one load if the socket is not followed.
+//! - A socket with no history (queued for accept when the watch began, or
+//!   passed by a process that is not watched) is noted at its first read, and
+//!   that read's own return value settles what it brought.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE},
+    btf_maps::{Array, HashMap},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_sk_storage_get, bpf_sock_from_file},
+    },
+    macros::{btf_map, btf_tracepoint},
+    programs::BtfTracePointContext,
+};
+use netio_abi::NO_SLOT;
+
+use crate::{
+    account::{map_full, received_bytes, received_call, watched_slot},
+    sock::{
+        Btf, Kind, OFF_TASK_TGID, Object as _, consumed, has_bpf_storage, has_ulp, kind,
+        nothing_arrived, offset, position, sk_of, tcp_sock,
+    },
+    tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
+};
+
+const TCP_SYN_SENT: i32 = 2;
+const TCP_LISTEN: i32 = 10;
+
+/// The socket is new: all that was consumed since its birth counts.
+const SINCE_BIRTH: u32 = 0;
+/// `position` is where the reading stood.
+const KNOWN: u32 = 1;
+/// The thread `reader` is in the first read that was ever seen.
+const FIRST_READ: u32 = 2;
+
+/// What is kept with a followed socket. All zeros means new-born, which is what
+/// a connection inherits from its listener.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Followed {
+    position: u32,
+    base: u32,
+    reader: u32,
+    /// Bytes of the first read that were counted before it returned.
+    counted: u32,
+}
+
+/// The map definition that the library's own has no room for: storage with a
+/// socket, which a connection inherits from its listener.
+#[repr(C)]
+struct InheritedSkStorage {
+    r#type: *const [i32; aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const Followed,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: a definition for the loader; never dereferenced.
+unsafe impl Sync for InheritedSkStorage {}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static FOLLOWED: InheritedSkStorage = InheritedSkStorage {
+    r#type: core::ptr::null(),
+    key: core::ptr::null(),
+    value: core::ptr::null(),
+    max_entries: core::ptr::null(),
+    map_flags: core::ptr::null(),
+};
+
+/// Sockets that the kprobe mode follows: `struct sock` address → read position.
+/// Those programs cannot reach a socket's storage.
+#[btf_map]
+pub(crate) static POSITIONS: HashMap<u64, u32, 65536> = HashMap::new();
+
+/// Element 0: the process whose sockets an iteration notes.
+#[btf_map]
+static NOTE_TGID: Array<u32, 1> = Array::new();
+
+#[inline(always)]
+fn followed(sk: Btf) -> Option<&'static mut Followed> {
+    storage(sk, core::ptr::null_mut(), 0)
+}
+
+#[inline(always)]
+fn follow(sk: Btf, mut initial: Followed) -> Option<&'static mut Followed> {
+    let followed = storage(sk, &raw mut initial, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    if followed.is_none() {
+        map_full();
+    }
+    followed
+}
+
+#[inline(always)]
+fn storage(sk: Btf, initial: *mut Followed, flags: u64) -> Option<&'static mut Followed> {
+    // SAFETY: the verifier checks the arguments; what comes back is null or a
+    // value that lives as long as the program runs.
+    unsafe {
+        bpf_sk_storage_get(
+            (&raw const FOLLOWED).cast_mut().cast(),
+            sk.0.cast_mut().cast(),
+            initial.cast(),
+            flags,
+        )
+        .cast::<Followed>()
+        .as_mut()
+    }
+}
+
+/// `tcp:tcp_rcv_space_adjust(sk)`: the process that owns the socket's lock has
+/// just taken bytes from the queue, so nobody else changes position or note.
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+pub fn queue_read(ctx: BtfTracePointContext) -> i32 {
+    let sk = Btf(ctx.arg(0));
+    let slot = watched_slot();
+    if slot == NO_SLOT && !has_bpf_storage(sk) {
+        return 0;
+    }
+    let Some(tp) = tcp_sock(sk) else { return 0 };
+    if has_ulp(tp) {
+        return 0;
+    }
+    let position = position(tp);
+    let Some(note) = followed(sk) else {
+        if slot != NO_SLOT {
+            let reader = bpf_get_current_pid_tgid() as u32;
+            follow(sk, Followed { position, base: FIRST_READ, reader, counted: 0 });
+        }
+        return 0;
+    };
+    let advance = if note.base == SINCE_BIRTH {
+        note.base = KNOWN;
+        consumed(tp)
+    } else {
+        position.wrapping_sub(note.position)
+    };
+    note.position = position;
+    if slot == NO_SLOT || advance == 0 {
+        return 0;
+    }
+    if note.base == FIRST_READ && note.reader == bpf_get_current_pid_tgid() as u32 {
+        note.counted = note.counted.wrapping_add(advance);
+    }
+    received_bytes(slot, u64::from(advance));
+    0
+}
+
+/// `sock:sock_recv_length(sk, ret, flags)` beside [`queue_read`]: counts the
+/// calls, the bytes of streams that have no receive queue of their own
+/// (Multipath TCP, kernel TLS), and settles a socket's first read.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn queue_recv(ctx: BtfTracePointContext) -> i32 {
+    let slot = watched_slot();
+    if slot == NO_SLOT {
+        return 0;
+    }
+    let ret: i32 = ctx.arg(1);
+    let flags: i32 = ctx.arg(2);
+    if ret <= 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
+        return 0;
+    }
+    let sk = Btf(ctx.arg(0));
+    match kind(sk) {
+        Kind::Other => return 0,
+        Kind::Mptcp => received_bytes(slot, ret as u64),
+        Kind::Tcp => {
+            let Some(tp) = tcp_sock(sk) else { return 0 };
+            if has_ulp(tp) {
+                received_bytes(slot, ret as u64);
+            } else if let Some(note) = followed(sk)
+                && note.base == FIRST_READ
+                && note.reader == bpf_get_current_pid_tgid() as u32
+            {
+                note.base = KNOWN;
+                received_bytes(slot, u64::from((ret as u32).saturating_sub(note.counted)));
+            }
+        }
+    }
+    received_call(slot);
+    0
+}
+
+/// `sock:inet_sock_set_state(sk, oldstate, newstate)`: marks the sockets that
+/// are born while their process is watched. Both states are entered by the
+/// process itself.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn queue_birth(ctx: BtfTracePointContext) -> i32 {
+    let newstate: i32 = ctx.arg(2);
+    if newstate != TCP_SYN_SENT && newstate != TCP_LISTEN {
+        return 0;
+    }
+    let sk = Btf(ctx.arg(0));
+    if watched_slot() == NO_SLOT && !has_bpf_storage(sk) {
+        return 0;
+    }
+    if kind(sk) != Kind::Tcp {
+        return 0;
+    }
+    match followed(sk) {
+        // A socket that was disconnected and is used again.
+        Some(note) => *note = Followed::default(),
+        None if watched_slot() != NO_SLOT => {
+            follow(sk, Followed::default());
+        }
+        None => {}
+    }
+    0
+}
+
+/// A TCP socket in an open file of the process being noted.
+#[inline(always)]
+fn noted_socket(ctx: &BtfTracePointContext) -> Option<(Btf, Btf)> {
+    // struct bpf_iter__task_file { meta, task, fd, file }, each in 8 bytes.
+    let ctx = Btf(ctx.as_ptr().cast_const().cast());
+    let task = ctx.field::<usize>(8) as *const u8;
+    let file = ctx.field::<usize>(24) as *mut u8;
+    if task.is_null() || file.is_null() {
+        return None;
+    }
+    let tgid: u32 = Btf(task).field(offset(&OFF_TASK_TGID));
+    if NOTE_TGID.get(0) != Some(&tgid) {
+        return None;
+    }
+    // SAFETY: the verifier checks the argument.
+    let socket = unsafe { bpf_sock_from_file(file.cast()) };
+    if socket.is_null() {
+        return None;
+    }
+    let sk = sk_of(Btf(socket.cast_const().cast()));
+    if sk.0.is_null() || kind(sk) != Kind::Tcp {
+        return None;
+    }
+    Some((sk, tcp_sock(sk)?))
+}
+
+/// Runs over a process's sockets just before it is put on the allow-list.
+/// A socket that is followed already is left alone: its note is in step.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn note_storage(ctx: *mut core::ffi::c_void) -> i32 {
+    let Some((sk, tp)) = noted_socket(&BtfTracePointContext::new(ctx)) else {
+        return 0;
+    };
+    if followed(sk).is_none() {
+        let base = if nothing_arrived(tp) { SINCE_BIRTH } else { KNOWN };
+        follow(sk, Followed { position: position(tp), base, reader: 0, counted: 0 });
+    }
+    0
+}
+
+/// The same for the kprobe mode, whose notes other readers do not move along:
+/// they are made anew.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn note_table(ctx: *mut core::ffi::c_void) -> i32 {
+    let Some((sk, tp)) = noted_socket(&BtfTracePointContext::new(ctx)) else {
+        return 0;
+    };
+    if nothing_arrived(tp) {
+        // Its first read is taken for what it is: the first.
+        let _ = POSITIONS.remove(sk.0 as u64);
+    } else if POSITIONS.insert(sk.0 as u64, position(tp), u64::from(BPF_ANY)).is_err() {
+        map_full();
+    }
+    0
+}

@@ -1,0 +1,191 @@
+//! Fields of the kernel's sockets.
+//!
+//! Their offsets differ from kernel to kernel; the collector takes them from
+//! the kernel's BTF and sets them at load. Two ways to read: [`Btf`] pointers
+//! are known to the verifier, which turns each read into one checked load;
+//! [`Raw`] ones are read by the probe-read helper.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
+
+const SOCK_STREAM: u16 = 1;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
+/// Bit of `sock.sk_flags` that is set when a FIN has arrived (`SOCK_DONE`).
+const SOCK_DONE_BIT: u64 = 1 << 1;
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        $($(#[$doc])* #[unsafe(no_mangle)] pub(crate) static $name: u32 = 0;)*
+    };
+}
+
+offsets! {
+    /// `socket.sk`
+    OFF_SOCKET_SK,
+    /// `sock.sk_type`
+    OFF_SK_TYPE,
+    /// `sock.sk_protocol`
+    OFF_SK_PROTOCOL,
+    /// `sock.sk_bpf_storage`
+    OFF_SK_BPF_STORAGE,
+    /// `sock_common.skc_flags`
+    OFF_SKC_FLAGS,
+    /// `inet_connection_sock.icsk_ulp_ops`
+    OFF_ICSK_ULP_OPS,
+    /// `tcp_sock.copied_seq`
+    OFF_COPIED_SEQ,
+    /// `tcp_sock.rcv_nxt`
+    OFF_RCV_NXT,
+    /// `tcp_sock.bytes_received`
+    OFF_BYTES_RECEIVED,
+    /// `tcp_sock.urg_seq`
+    OFF_URG_SEQ,
+    /// `tcp_zerocopy_receive.length`
+    OFF_ZC_LENGTH,
+    /// `tcp_zerocopy_receive.copybuf_len`
+    OFF_ZC_COPYBUF_LEN,
+    /// `task_struct.tgid`
+    OFF_TASK_TGID,
+}
+
+/// An offset as the collector set it.
+#[inline(always)]
+pub(crate) fn offset(of: &'static u32) -> usize {
+    // SAFETY: a reference is readable; volatile, because the loader rewrites it.
+    unsafe { read_volatile(of) as usize }
+}
+
+/// A kernel object whose fields can be read at an offset.
+pub(crate) trait Object: Copy {
+    /// Reads the field of type `T` at `offset`; zero if it cannot be read.
+    fn field<T: Copy + Default>(self, offset: usize) -> T;
+}
+
+/// An object that the verifier knows the type of.
+#[derive(Clone, Copy)]
+pub(crate) struct Btf(pub(crate) *const u8);
+
+impl Object for Btf {
+    #[inline(always)]
+    fn field<T: Copy + Default>(self, offset: usize) -> T {
+        // SAFETY: the verifier checks the type and the offset, and turns the
+        // load into one that cannot fault.
+        unsafe { read_volatile(self.0.add(offset).cast()) }
+    }
+}
+
+/// An object that is just an address.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw(pub(crate) *const u8);
+
+impl Object for Raw {
+    #[inline(always)]
+    fn field<T: Copy + Default>(self, offset: usize) -> T {
+        // SAFETY: the helper checks the address and cannot fault.
+        unsafe { bpf_probe_read_kernel(self.0.wrapping_add(offset).cast()) }.unwrap_or_default()
+    }
+}
+
+/// Which accounting a socket falls under.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A TCP stream.
+    Tcp,
+    /// A Multipath TCP stream, as the process sees it.
+    Mptcp,
+    /// Anything else, raw sockets that carry TCP included.
+    Other,
+}
+
+/// Tells a `struct sock`'s kind.
+#[inline(always)]
+pub(crate) fn kind(sk: impl Object) -> Kind {
+    if sk.field::<u16>(offset(&OFF_SK_TYPE)) != SOCK_STREAM {
+        return Kind::Other;
+    }
+    match sk.field::<u16>(offset(&OFF_SK_PROTOCOL)) {
+        IPPROTO_TCP => Kind::Tcp,
+        IPPROTO_MPTCP => Kind::Mptcp,
+        _ => Kind::Other,
+    }
+}
+
+/// Whether the socket is a stream of bytes that we count.
+#[inline(always)]
+pub(crate) fn is_stream(sk: impl Object) -> bool {
+    kind(sk) != Kind::Other
+}
+
+/// The `struct sock` of a `struct socket`.
+#[inline(always)]
+pub(crate) fn sk_of(socket: Btf) -> Btf {
+    Btf(socket.field::<usize>(offset(&OFF_SOCKET_SK)) as *const u8)
+}
+
+/// Whether some BPF program keeps storage with the socket: one load.
+#[inline(always)]
+pub(crate) fn has_bpf_storage(sk: Btf) -> bool {
+    sk.field::<usize>(offset(&OFF_SK_BPF_STORAGE)) != 0
+}
+
+/// The `struct tcp_sock` of a `struct sock`, if it is one.
+#[inline(always)]
+pub(crate) fn tcp_sock(sk: Btf) -> Option<Btf> {
+    // SAFETY: the verifier checks the argument.
+    let tp = unsafe { bpf_skc_to_tcp_sock(sk.0.cast_mut().cast()) };
+    (!tp.is_null()).then_some(Btf(tp.cast_const().cast()))
+}
+
+/// Whether another protocol sits on the stream (kernel TLS), or it is a part of
+/// a Multipath TCP stream: then its bytes are not the process's.
+#[inline(always)]
+pub(crate) fn has_ulp(tp: impl Object) -> bool {
+    tp.field::<usize>(offset(&OFF_ICSK_ULP_OPS)) != 0
+}
+
+/// Where the process's reading stands: the sequence number of the next byte,
+/// not counting a FIN that was read past.
+#[inline(always)]
+pub(crate) fn position(tp: impl Object) -> u32 {
+    let copied: u32 = tp.field(offset(&OFF_COPIED_SEQ));
+    copied.wrapping_sub(fin_consumed(tp, copied))
+}
+
+/// Bytes taken from the receive queue since the connection began, modulo 2^32.
+///
+/// What arrived in order, less what still waits; a FIN is in both terms of the
+/// difference until it is read past.
+#[inline(always)]
+pub(crate) fn consumed(tp: impl Object) -> u32 {
+    let arrived = tp.field::<u64>(offset(&OFF_BYTES_RECEIVED)) as u32;
+    let copied: u32 = tp.field(offset(&OFF_COPIED_SEQ));
+    let next: u32 = tp.field(offset(&OFF_RCV_NXT));
+    let waiting = next.wrapping_sub(copied);
+    arrived
+        .wrapping_sub(waiting)
+        .wrapping_sub(fin_consumed(tp, copied))
+}
+
+/// Whether no byte has arrived yet.
+#[inline(always)]
+pub(crate) fn nothing_arrived(tp: impl Object) -> bool {
+    tp.field::<u64>(offset(&OFF_BYTES_RECEIVED)) == 0
+}
+
+/// Whether the urgent pointer lies in `from..to`: reading skips that byte.
+#[inline(always)]
+pub(crate) fn urgent_between(tp: impl Object, from: u32, to: u32) -> bool {
+    let urgent: u32 = tp.field(offset(&OFF_URG_SEQ));
+    urgent.wrapping_sub(from) < to.wrapping_sub(from)
+}
+
+/// 1 if a FIN has arrived and was read past, as the end of a splice and the
+/// last `recv` do, else 0.
+#[inline(always)]
+fn fin_consumed(tp: impl Object, copied: u32) -> u32 {
+    let flags: u64 = tp.field(offset(&OFF_SKC_FLAGS));
+    let next: u32 = tp.field(offset(&OFF_RCV_NXT));
+    u32::from(flags & SOCK_DONE_BIT != 0 && copied == next)
+}

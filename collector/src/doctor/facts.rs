@@ -1,0 +1,179 @@
+//! The facts that the doctor reads: each a file or two.
+
+use std::{fs, path::Path};
+
+use rustix::{
+    process::geteuid,
+    thread::{CapabilitySet, capabilities},
+};
+
+use super::{Check, Status};
+use crate::{btf::KERNEL_BTF, probe::tracefs};
+
+/// All facts.
+pub(super) fn all() -> Vec<Check> {
+    vec![
+        kernel(),
+        btf(),
+        capability_set(),
+        lockdown(),
+        unprivileged_bpf(),
+        perf_paranoid(),
+        tracefs_mounted(),
+        bpffs_mounted(),
+        pid_namespace(),
+    ]
+}
+
+fn kernel() -> Check {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    match version(&release) {
+        Some(version) if version < (5, 8) => Check::new("kernel", Status::Fail, release)
+            .remedy("netio needs Linux 5.8 or later"),
+        _ => Check::new("kernel", Status::Ok, release),
+    }
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn btf() -> Check {
+    match fs::metadata(KERNEL_BTF) {
+        Ok(file) => {
+            Check::new("BTF", Status::Ok, format!("{KERNEL_BTF}, {} KiB", file.len() / 1024))
+        }
+        Err(error) => Check::new("BTF", Status::Warn, format!("{KERNEL_BTF}: {error}")).remedy(
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y; without it only the tracepoint mode \
+             works, and it misses splices",
+        ),
+    }
+}
+
+fn capability_set() -> Check {
+    let name = "capabilities";
+    let effective = match capabilities(None) {
+        Ok(sets) => sets.effective,
+        Err(error) => return Check::new(name, Status::Warn, format!("unknown: {error}")),
+    };
+    let wanted = [
+        (CapabilitySet::BPF, "CAP_BPF", "loading programs"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON", "attaching them"),
+    ];
+    let missing: Vec<String> = wanted
+        .iter()
+        .filter(|(capability, ..)| {
+            !effective.contains(*capability) && !effective.contains(CapabilitySet::SYS_ADMIN)
+        })
+        .map(|(_, name, why)| format!("{name} (for {why})"))
+        .collect();
+    if missing.is_empty() {
+        let who = if geteuid().is_root() { "root" } else { "not root" };
+        Check::new(name, Status::Ok, format!("CAP_BPF and CAP_PERFMON ({who})"))
+    } else {
+        Check::new(name, Status::Fail, format!("missing: {}", missing.join(", ")))
+            .remedy("run as root (sudo), or grant these capabilities to the service")
+    }
+}
+
+fn lockdown() -> Check {
+    match fs::read_to_string("/sys/kernel/security/lockdown") {
+        Ok(text) => {
+            let mode = selected(&text).unwrap_or("unknown").to_owned();
+            if mode == "confidentiality" {
+                Check::new("lockdown", Status::Warn, mode)
+                    .remedy("this mode forbids reading kernel memory, which all hook modes need")
+            } else {
+                Check::new("lockdown", Status::Ok, mode)
+            }
+        }
+        Err(_) => Check::new("lockdown", Status::Ok, "not told (securityfs is not mounted, or no lockdown)"),
+    }
+}
+
+/// The word in brackets: `none [integrity] confidentiality`.
+fn selected(text: &str) -> Option<&str> {
+    Some(text.split_once('[')?.1.split_once(']')?.0)
+}
+
+fn unprivileged_bpf() -> Check {
+    let name = "unprivileged_bpf";
+    match sysctl("kernel/unprivileged_bpf_disabled").as_deref() {
+        Some("0") => Check::new(name, Status::Warn, "0: any user may load BPF programs")
+            .remedy("sysctl kernel.unprivileged_bpf_disabled=2 (netio does not need it)"),
+        Some(value) => Check::new(name, Status::Ok, format!("disabled ({value}), as it should be")),
+        None => Check::new(name, Status::Ok, "no such sysctl"),
+    }
+}
+
+fn perf_paranoid() -> Check {
+    let value = sysctl("kernel/perf_event_paranoid").unwrap_or_else(|| "no such sysctl".to_owned());
+    Check::new("perf_paranoid", Status::Ok, format!("{value} (CAP_PERFMON overrides it)"))
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    fs::read_to_string(Path::new("/proc/sys").join(name))
+        .ok()
+        .map(|value| value.trim().to_owned())
+}
+
+fn tracefs_mounted() -> Check {
+    match tracefs() {
+        Some(path) => Check::new("tracefs", Status::Ok, path.display().to_string()),
+        None => Check::new("tracefs", Status::Warn, "not mounted; the kprobe mode needs it")
+            .remedy("mount -t tracefs nodev /sys/kernel/tracing"),
+    }
+}
+
+fn bpffs_mounted() -> Check {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    match mount_of(&mounts, "bpf") {
+        Some(path) => Check::new("bpffs", Status::Ok, path),
+        None => Check::new("bpffs", Status::Ok, "not mounted (not needed now; mount -t bpf bpf /sys/fs/bpf)"),
+    }
+}
+
+/// Where a file system of this type is mounted.
+fn mount_of<'a>(mounts: &'a str, kind: &str) -> Option<&'a str> {
+    mounts.lines().find_map(|line| {
+        let mut columns = line.split(' ');
+        let path = columns.nth(1)?;
+        (columns.next()? == kind).then_some(path)
+    })
+}
+
+fn pid_namespace() -> Check {
+    let name = "pid namespace";
+    // The initial namespace's number is a constant of the kernel
+    // (PROC_PID_INIT_INO, include/linux/proc_ns.h).
+    const INITIAL: &str = "pid:[4026531836]";
+    match fs::read_link("/proc/self/ns/pid") {
+        Ok(link) if link.as_os_str() == INITIAL => Check::new(name, Status::Ok, "the host's"),
+        Ok(link) => Check::new(name, Status::Warn, format!("{}, not the host's", link.display()))
+            .remedy("run in the host's pid namespace (docker: --pid=host), else pids do not match"),
+        Err(error) => Check::new(name, Status::Warn, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_versions() {
+        assert_eq!(version("6.1.0-56-cloud-amd64"), Some((6, 1)));
+        assert_eq!(version("5.4.119"), Some((5, 4)));
+        assert_eq!(version("odd"), None);
+    }
+
+    #[test]
+    fn reads_the_selected_word_and_mounts() {
+        assert_eq!(selected("none [integrity] confidentiality\n"), Some("integrity"));
+        assert_eq!(selected("none"), None);
+        let mounts = "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
+        assert_eq!(mount_of(mounts, "bpf"), Some("/sys/fs/bpf"));
+        assert_eq!(mount_of(mounts, "tracefs"), None);
+    }
+}

@@ -1,0 +1,404 @@
+//! The hooks: loads the programs, attaches one mode's set of them, and is the
+//! [`Kernel`] that the rest of the collector knows.
+//!
+//! | mode | sends | receives | kernels |
+//! |---|---|---|---|
+//! | tracepoint | `sock:sock_send_length` | `sock:sock_recv_length`, and what bypasses it | 6.3 and later |
+//! | fentry | fexit of `inet_sendmsg`, `inet_sendpage` | fexit of `inet_recvmsg`, `tcp_splice_read`, ... | with trampolines |
+//! | kprobe | kretprobe of `tcp_sendmsg`, ... | kprobe of `tcp_cleanup_rbuf` | with kprobes and BTF, x86-64 |
+//!
+//! Whether a mode works is found by attaching it, never by the kernel's
+//! version. Everything that is attached goes when [`Probes`] is dropped.
+
+use std::{
+    fmt, fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::{
+    maps::{Array, Map},
+    programs::{Program, ProgramError},
+};
+use netio::v1;
+
+use crate::{
+    btf::Btf,
+    kernel::{AllowError, Counters, Kernel, KernelInfo, Slot},
+};
+
+mod attach;
+mod blind_spots;
+mod kretprobe;
+mod mapped;
+mod modes;
+mod object;
+mod sys;
+
+use attach::Attached;
+pub(crate) use kretprobe::tracefs;
+
+/// Which hooks to count with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookChoice {
+    /// The first of the others that attaches, in their order.
+    #[default]
+    Auto,
+    /// The socket layer's tracepoints (Linux 6.3 and later).
+    Tracepoint,
+    /// fexit trampolines.
+    Fentry,
+    /// kprobes and kretprobes.
+    Kprobe,
+}
+
+impl HookChoice {
+    fn modes(self) -> &'static [v1::HookMode] {
+        use v1::HookMode::{Fentry, Kprobe, Tracepoint};
+        match self {
+            Self::Auto => &[Tracepoint, Fentry, Kprobe],
+            Self::Tracepoint => &[Tracepoint],
+            Self::Fentry => &[Fentry],
+            Self::Kprobe => &[Kprobe],
+        }
+    }
+}
+
+impl fmt::Display for HookChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tracepoint => "tracepoint",
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+        })
+    }
+}
+
+/// The mode's name, as the command line has it.
+pub fn mode_name(mode: v1::HookMode) -> &'static str {
+    match mode {
+        v1::HookMode::Unspecified => "none",
+        v1::HookMode::Tracepoint => "tracepoint",
+        v1::HookMode::Fentry => "fentry",
+        v1::HookMode::Kprobe => "kprobe",
+    }
+}
+
+/// What to attach.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeOptions {
+    /// Which hooks.
+    pub hooks: HookChoice,
+    /// Processes to make room for.
+    pub max_watches: u32,
+}
+
+/// Why a mode could not be attached: a chain of causes in one line.
+#[derive(Debug)]
+pub(crate) struct AttachError(String);
+
+impl AttachError {
+    fn new(cause: impl Into<String>) -> Self {
+        Self(cause.into())
+    }
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: std::error::Error> From<E> for AttachError {
+    fn from(error: E) -> Self {
+        let mut chain = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            // Some errors repeat their source in their own text.
+            if !chain.contains(&cause_text) {
+                chain = format!("{chain}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        Self(shortened(&chain))
+    }
+}
+
+/// An error's text without the verifier's log, but for its last two lines,
+/// which name the fault.
+fn shortened(text: &str) -> String {
+    let Some((head, log)) = text.split_once("Verifier output:") else {
+        return text.trim().to_owned();
+    };
+    let lines: Vec<&str> = log
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let tail = lines[lines.len().saturating_sub(2)..].join(" / ");
+    let head = head.trim().trim_end_matches('.');
+    if tail.is_empty() {
+        head.to_owned()
+    } else {
+        format!("{head}; verifier: {tail}")
+    }
+}
+
+/// Attaches the first mode of the choice that works. Never fails: if none does,
+/// the kernel it returns refuses to watch, and its info tells causes and
+/// remedies.
+pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
+    let mut attempts = Vec::new();
+    let btf = kernel_types();
+    for mode in options.hooks.modes() {
+        match Probes::attach(*mode, btf.as_ref(), options.max_watches) {
+            Ok(mut probes) => {
+                tracing::info!(
+                    mode = mode_name(*mode),
+                    programs = probes.info.programs.len(),
+                    "attached the probes"
+                );
+                probes.info.attempts = attempts;
+                return Box::new(probes);
+            }
+            Err(error) => {
+                tracing::info!(mode = mode_name(*mode), cause = %error, "this mode does not attach");
+                attempts.push(v1::ModeAttempt {
+                    mode: (*mode).into(),
+                    remedy: modes::remedy(*mode, &error).to_owned(),
+                    cause: error.0,
+                });
+            }
+        }
+    }
+    tracing::error!("no hook mode attaches: nothing can be counted; see the doctor command");
+    Box::new(Detached::new(attempts))
+}
+
+/// Attaches a mode and lets go of it again: how it works here, or cause and
+/// remedy.
+pub(crate) fn try_mode(
+    mode: v1::HookMode,
+    btf: Option<&Btf>,
+) -> Result<KernelInfo, (String, &'static str)> {
+    Probes::attach(mode, btf, 1)
+        .map(|probes| probes.info)
+        .map_err(|error| (error.to_string(), modes::remedy(mode, &error)))
+}
+
+/// The kernel's BTF, if it has any.
+pub(crate) fn kernel_types() -> Option<Btf> {
+    Btf::of_kernel()
+        .inspect_err(|error| tracing::warn!(%error, "the kernel's types are not known"))
+        .ok()
+}
+
+/// One mode's programs, attached.
+struct Probes {
+    // Dropped first: nothing counts once the maps' memory goes.
+    attached: Attached,
+    info: KernelInfo,
+}
+
+impl Probes {
+    fn attach(mode: v1::HookMode, btf: Option<&Btf>, watches: u32) -> Result<Self, AttachError> {
+        let attached = modes::attach(mode, btf, watches)?;
+        let info = KernelInfo {
+            hook_mode: mode,
+            programs: attached.programs.clone(),
+            blind_spots: blind_spots::of(mode, &attached, btf),
+            attempts: Vec::new(),
+            received_calls_meaning: blind_spots::received_calls(mode, &attached).to_owned(),
+        };
+        Ok(Self { attached, info })
+    }
+
+    /// Notes where the reading of each of the process's sockets stands, if the
+    /// mode needs to know.
+    fn note_sockets(&mut self, tgid: u32) -> Result<(), AttachError> {
+        let Some(note) = self.attached.note_program else {
+            return Ok(());
+        };
+        let ebpf = &mut self.attached.object.ebpf;
+        let target = ebpf
+            .map_mut("NOTE_TGID")
+            .ok_or_else(|| AttachError::new("the object has no map NOTE_TGID"))?;
+        Array::<_, u32>::try_from(target)?.set(0, tgid, 0)?;
+        let program = self.attached.object.program(note)?;
+        sys::iterate_files(program.fd()?.as_fd(), tgid)?;
+        Ok(())
+    }
+}
+
+impl Kernel for Probes {
+    fn info(&self) -> &KernelInfo {
+        &self.info
+    }
+
+    fn missed_events(&self) -> v1::MissedEvents {
+        let recursion = self
+            .attached
+            .names()
+            .filter_map(|name| self.attached.object.ebpf.program(name))
+            .filter_map(|program| recursion_misses(program).ok())
+            .sum();
+        let kretprobe = self
+            .attached
+            .kretprobes
+            .iter()
+            .filter_map(|probe| probe.missed().ok())
+            .sum();
+        let map_full = self
+            .attached
+            .object
+            .map("MAP_FULL")
+            .ok()
+            .and_then(|map: &Map| mapped::first_u64(map).ok())
+            .unwrap_or_default();
+        v1::MissedEvents {
+            recursion,
+            kretprobe,
+            map_full,
+        }
+    }
+
+    fn slots(&self) -> u32 {
+        self.attached.object.slots
+    }
+
+    fn max_pid(&self) -> u32 {
+        self.attached.object.allow_list.pids()
+    }
+
+    fn allow(&mut self, tgid: u32, slot: Slot) -> Result<(), AllowError> {
+        let max_pid = self.max_pid();
+        if tgid >= max_pid {
+            return Err(AllowError::PidBeyondAllowList { pid: tgid, max_pid });
+        }
+        self.note_sockets(tgid)
+            .map_err(|error| AllowError::Sockets {
+                pid: tgid,
+                source: io::Error::other(error.to_string()),
+            })?;
+        self.attached.object.allow_list.set(tgid, slot);
+        Ok(())
+    }
+
+    fn deny(&mut self, tgid: u32) {
+        self.attached.object.allow_list.clear(tgid);
+    }
+
+    fn read(&self, slot: Slot) -> Counters {
+        self.attached.object.banks.read(slot)
+    }
+}
+
+/// The kernel shows it among a program's file-descriptor facts since 5.12.
+fn recursion_misses(program: &Program) -> Result<u64, AttachError> {
+    let fd = program
+        .fd()
+        .map_err(|error: ProgramError| AttachError::from(error))?;
+    let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+    Ok(fact(&facts, "recursion_misses:").unwrap_or_default())
+}
+
+fn fact(facts: &str, key: &str) -> Option<u64> {
+    facts
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+}
+
+/// No mode attaches: refuses to watch, and says why.
+struct Detached {
+    info: KernelInfo,
+}
+
+impl Detached {
+    fn new(attempts: Vec<v1::ModeAttempt>) -> Self {
+        Self {
+            info: KernelInfo {
+                attempts,
+                ..KernelInfo::default()
+            },
+        }
+    }
+}
+
+impl Kernel for Detached {
+    fn info(&self) -> &KernelInfo {
+        &self.info
+    }
+
+    fn missed_events(&self) -> v1::MissedEvents {
+        v1::MissedEvents::default()
+    }
+
+    fn slots(&self) -> u32 {
+        1
+    }
+
+    fn max_pid(&self) -> u32 {
+        u32::MAX
+    }
+
+    fn allow(&mut self, _tgid: u32, _slot: Slot) -> Result<(), AllowError> {
+        let causes: Vec<String> = self
+            .info
+            .attempts
+            .iter()
+            .map(|attempt| {
+                format!(
+                    "{}: {} ({})",
+                    mode_name(attempt.mode()),
+                    attempt.cause,
+                    attempt.remedy
+                )
+            })
+            .collect();
+        Err(AllowError::NotAttached(causes.join("; ")))
+    }
+
+    fn deny(&mut self, _tgid: u32) {}
+
+    fn read(&self, _slot: Slot) -> Counters {
+        Counters::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifiers_log_is_cut_to_what_names_the_fault() {
+        assert_eq!(shortened("load failed. Verifier output: \n"), "load failed");
+        let log = "load failed. Verifier output: 0: (b7) r0 = 0\nR1 invalid\nprocessed 2 insns\n";
+        assert_eq!(
+            shortened(log),
+            "load failed; verifier: R1 invalid / processed 2 insns"
+        );
+    }
+
+    #[test]
+    fn reads_a_fact_of_a_program() {
+        let facts = "pos:\t0\nprog_id:\t7\nrecursion_misses:\t12\n";
+        assert_eq!(fact(facts, "recursion_misses:"), Some(12));
+        assert_eq!(fact(facts, "run_cnt:"), None);
+    }
+
+    #[test]
+    fn a_detached_kernel_says_why() {
+        let mut kernel = Detached::new(vec![v1::ModeAttempt {
+            mode: v1::HookMode::Kprobe.into(),
+            cause: "no kprobes".to_owned(),
+            remedy: "turn them on".to_owned(),
+        }]);
+        let error = kernel.allow(1, Slot(1)).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "no probes are attached: kprobe: no kprobes (turn them on)"
+        );
+    }
+}

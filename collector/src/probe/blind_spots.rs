@@ -1,0 +1,129 @@
+//! What each mode does not see, told to every user (`GetCollectorInfo`).
+
+use netio::v1;
+
+use super::attach::Attached;
+use crate::btf::Btf;
+
+const RECORD_HOOK: &str = "tracepoint/sock:sock_recv_length";
+const QUEUE_HOOK: &str = "tp_btf/tcp_rcv_space_adjust";
+
+/// The blind spots of what is attached.
+pub(super) fn of(mode: v1::HookMode, attached: &Attached, btf: Option<&Btf>) -> Vec<v1::BlindSpot> {
+    let mut spots = vec![spot(
+        "not-tcp",
+        "Only TCP is counted (Multipath TCP included): Unix sockets, UDP and raw sockets are not.",
+        "connect over TCP, to localhost too, to see the traffic",
+    )];
+    if attached.has_hook(RECORD_HOOK) {
+        spots.push(spot(
+            "splice-in",
+            "Without BTF, receives that no receive call makes (splice, TCP_ZEROCOPY_RECEIVE) are \
+             not counted.",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        ));
+        spots.push(spot(
+            "raw-tcp",
+            "Without BTF, raw sockets opened for the TCP protocol are counted as TCP.",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        ));
+    } else if attached.has_hook(QUEUE_HOOK) {
+        spots.push(spot(
+            "splice-no-history",
+            "The first read of a connection that was queued for accept when the watch began, or \
+             was handed over by a process that is not watched, is not counted if it is a splice.",
+            "a kernel that allows fexit programs has no such gap",
+        ));
+        spots.push(spot(
+            "urgent-unread",
+            "A byte of urgent data that the process never fetches is counted when its reading \
+             passes it.",
+            "a kernel that allows fexit programs does not count it",
+        ));
+    } else if mode != v1::HookMode::Kprobe {
+        if !attached.has_hook("fexit/tcp_zerocopy_receive") {
+            spots.push(spot(
+                "zerocopy-receive",
+                "Receives by TCP_ZEROCOPY_RECEIVE are not counted.",
+                "none on this kernel, where the function cannot be hooked",
+            ));
+        }
+        if btf.is_some_and(|btf| btf.has_function("io_zcrx_recv_skb")) {
+            spots.push(spot(
+                "io-uring-zcrx",
+                "Receives by io_uring's zero-copy receive (IORING_OP_RECV_ZC) are not counted.",
+                "use ordinary io_uring receives",
+            ));
+        }
+    }
+    match mode {
+        v1::HookMode::Kprobe => spots.extend(kprobe(attached)),
+        _ if attached.has_hook(RECORD_HOOK) => {} // "splice-in" says it
+        _ => spots.push(ktls_splice()),
+    }
+    if mode == v1::HookMode::Fentry {
+        spots.push(spot(
+            "preemption",
+            "On a fully preemptible kernel, calls of other threads are missed while a thread is \
+             preempted inside the program; missed_events.recursion counts them.",
+            "the tracepoint mode (Linux 6.3 and later) has no such gap",
+        ));
+    }
+    spots
+}
+
+fn kprobe(attached: &Attached) -> Vec<v1::BlindSpot> {
+    let mut spots = vec![spot(
+        "urgent-unread",
+        "A byte of urgent data is counted when the reading of the stream passes it, also if the \
+         process never fetches it.",
+        "the fentry mode counts it when it is fetched",
+    )];
+    if !attached.has_hook("kprobe/mptcp_recvmsg") {
+        spots.push(spot(
+            "mptcp",
+            "Multipath TCP is not counted.",
+            "none on this kernel, where its functions cannot be hooked",
+        ));
+    }
+    if attached.has_hook("kprobe/tls_sw_recvmsg") {
+        spots.push(ktls_splice());
+    } else {
+        spots.push(spot(
+            "ktls",
+            "Connections with kernel TLS are not counted: its module was not loaded when the \
+             collector started.",
+            "load it (modprobe tls) and restart the collector, or use another mode",
+        ));
+    }
+    spots
+}
+
+fn ktls_splice() -> v1::BlindSpot {
+    spot(
+        "ktls-splice",
+        "Data spliced in from a connection with kernel TLS is not counted.",
+        "read it by receive calls",
+    )
+}
+
+/// What `received_calls` counts.
+pub(super) fn received_calls(mode: v1::HookMode, attached: &Attached) -> &'static str {
+    if mode == v1::HookMode::Kprobe {
+        "Portions taken from receive queues: one for each receive call, more for a call that had \
+         to wait for its data."
+    } else if attached.has_hook(QUEUE_HOOK) {
+        "Receive calls that delivered at least one byte; splices are not among them, though their \
+         bytes are counted."
+    } else {
+        "Receive calls that delivered at least one byte, and splices where they are counted."
+    }
+}
+
+fn spot(id: &str, description: &str, remedy: &str) -> v1::BlindSpot {
+    v1::BlindSpot {
+        id: id.to_owned(),
+        description: description.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}

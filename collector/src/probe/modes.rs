@@ -1,0 +1,217 @@
+//! Which programs make up each mode, and what to do if one does not attach.
+
+use std::fs;
+
+use netio::v1;
+
+use super::{AttachError, attach::Attached, object::Object, tracefs};
+use crate::btf::Btf;
+
+/// Offsets that telling TCP from the rest needs.
+const KIND: [&str; 2] = ["OFF_SK_TYPE", "OFF_SK_PROTOCOL"];
+/// Offsets that counting by the read position needs.
+const POSITION: [&str; 7] = [
+    "OFF_SOCKET_SK",
+    "OFF_SKC_FLAGS",
+    "OFF_ICSK_ULP_OPS",
+    "OFF_COPIED_SEQ",
+    "OFF_RCV_NXT",
+    "OFF_BYTES_RECEIVED",
+    "OFF_TASK_TGID",
+];
+
+/// Loads and attaches a mode's programs; all of them or none.
+pub(super) fn attach(
+    mode: v1::HookMode,
+    btf: Option<&Btf>,
+    watches: u32,
+) -> Result<Attached, AttachError> {
+    let follows_sockets = mode == v1::HookMode::Kprobe;
+    let mut to = Attached::new(Object::load(btf, watches, follows_sockets)?)?;
+    match (mode, btf) {
+        (v1::HookMode::Tracepoint, None) => records(&mut to)?,
+        (_, None) => return Err(AttachError::new("the kernel has no BTF")),
+        (mode, Some(btf)) => {
+            to.object.require(&KIND)?;
+            match mode {
+                v1::HookMode::Tracepoint => tracepoint(&mut to, btf)?,
+                v1::HookMode::Fentry => fentry(&mut to, btf)?,
+                v1::HookMode::Kprobe => kprobe(&mut to, btf)?,
+                v1::HookMode::Unspecified => return Err(AttachError::new("no mode was named")),
+            }
+        }
+    }
+    Ok(to)
+}
+
+/// The tracepoints' own records, all there is without BTF.
+fn records(to: &mut Attached) -> Result<(), AttachError> {
+    for (program, event) in [
+        ("record_send", "sock_send_length"),
+        ("record_recv", "sock_recv_length"),
+    ] {
+        let tracefs = tracefs().ok_or_else(|| AttachError::new("tracefs is not mounted"))?;
+        let format = fs::read_to_string(tracefs.join("events/sock").join(event).join("format"))?;
+        if !has_fields(&format, &RECORD) {
+            return Err(AttachError::new(format!(
+                "the record of {event} has another layout"
+            )));
+        }
+        to.tracepoint(program, "sock", event)?;
+    }
+    Ok(())
+}
+
+/// Fields of the records and where the programs expect them (record.rs).
+const RECORD: [(&str, &str); 3] = [
+    ("__u16 protocol;", "offset:18;"),
+    ("int ret;", "offset:20;"),
+    ("int flags;", "offset:24;"),
+];
+
+/// Whether a description in tracefs has these fields at these offsets.
+fn has_fields(format: &str, fields: &[(&str, &str)]) -> bool {
+    fields.iter().all(|(field, offset)| {
+        let field = format!("field:{field}");
+        format
+            .lines()
+            .any(|line| line.trim().starts_with(&field) && line.contains(offset))
+    })
+}
+
+fn tracepoint(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
+    to.tp_btf("sock_send", "sock_send_length")?;
+    match bypasses(to, btf) {
+        Ok(()) => to.tp_btf("sock_recv", "sock_recv_length")?,
+        Err(error) => {
+            tracing::info!(cause = %error, "no trampolines: receives are counted at the receive queue");
+            receive_queue(to)?;
+        }
+    }
+    Ok(())
+}
+
+fn fentry(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
+    to.object.require(&["OFF_SOCKET_SK"])?;
+    to.fexit("send_v4", "inet_sendmsg")?;
+    to.fexit("send_v6", "inet6_sendmsg")?;
+    to.fexit("recv_v4", "inet_recvmsg")?;
+    to.fexit("recv_v6", "inet6_recvmsg")?;
+    // Until 6.5, sendfile and splice came by here.
+    if btf.has_function("inet_sendpage") {
+        to.fexit("sendpage", "inet_sendpage")?;
+    }
+    bypasses(to, btf)
+}
+
+/// The receives that no receive call makes, by trampolines.
+fn bypasses(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
+    to.fexit("splice_read", "tcp_splice_read")?;
+    if btf.has_function("tcp_zerocopy_receive") {
+        to.object
+            .require(&["OFF_ZC_LENGTH", "OFF_ZC_COPYBUF_LEN"])?;
+        to.fexit("zerocopy_receive", "tcp_zerocopy_receive")?;
+    }
+    Ok(())
+}
+
+/// All receives, by what is taken from the receive queue.
+fn receive_queue(to: &mut Attached) -> Result<(), AttachError> {
+    to.object.require(&POSITION)?;
+    to.object.require(&["OFF_SK_BPF_STORAGE"])?;
+    to.noting("note_storage")?;
+    to.tp_btf("queue_birth", "inet_sock_set_state")?;
+    to.tp_btf("queue_read", "tcp_rcv_space_adjust")?;
+    to.tp_btf("queue_recv", "sock_recv_length")
+}
+
+fn kprobe(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err(AttachError::new(
+            "the shipped kprobe programs read the registers of x86-64",
+        ));
+    }
+    to.object.require(&POSITION)?;
+    to.object.require(&["OFF_URG_SEQ"])?;
+    to.noting("note_table")?;
+    to.raw_tp("forget_sock", "tcp_destroy_sock")?;
+    to.kretprobe("send_return", "tcp_sendmsg")?;
+    to.kprobe("cleanup_rbuf", "tcp_cleanup_rbuf")?;
+    // Until 6.5, sendfile and splice came by here.
+    if btf.has_function("tcp_sendpage") {
+        to.kretprobe("send_return", "tcp_sendpage")?;
+    }
+    if btf.has_function("mptcp_recvmsg") {
+        to.kretprobe("send_return", "mptcp_sendmsg")?;
+        received_by_return(to, "mptcp_recvmsg")?;
+    }
+    if let Err(error) = kernel_tls(to) {
+        tracing::info!(cause = %error, "kernel TLS is not there to be hooked");
+    }
+    Ok(())
+}
+
+/// Kernel TLS's own functions; they are a module's, which may not be loaded.
+fn kernel_tls(to: &mut Attached) -> Result<(), AttachError> {
+    to.kretprobe("send_return", "tls_sw_sendmsg")?;
+    received_by_return(to, "tls_sw_recvmsg")?;
+    // Gone since 6.5, as tcp_sendpage is.
+    if let Err(error) = to.kretprobe("send_return", "tls_sw_sendpage") {
+        tracing::debug!(cause = %error, "no tls_sw_sendpage");
+    }
+    Ok(())
+}
+
+fn received_by_return(to: &mut Attached, function: &str) -> Result<(), AttachError> {
+    // The return first: an entry without return is not counted, a return
+    // without entry neither.
+    to.kretprobe("recv_return", function)?;
+    to.kprobe("recv_entry", function)
+}
+
+/// What a user can do about a mode that does not attach.
+pub(super) fn remedy(mode: v1::HookMode, error: &AttachError) -> &'static str {
+    let cause = error.to_string();
+    if !rustix::process::geteuid().is_root() && cause.contains("not permitted") {
+        return "run as root, or with CAP_BPF and CAP_PERFMON";
+    }
+    if mode != v1::HookMode::Tracepoint && cause.contains("no BTF") {
+        return "use a kernel built with CONFIG_DEBUG_INFO_BTF=y";
+    }
+    match mode {
+        v1::HookMode::Tracepoint if cause.contains("tracefs") => {
+            "mount tracefs: mount -t tracefs nodev /sys/kernel/tracing"
+        }
+        v1::HookMode::Tracepoint => "needs Linux 6.3 or later, with CONFIG_DEBUG_INFO_BTF=y",
+        v1::HookMode::Fentry if cause.contains("not permitted") => {
+            "this kernel refuses trampolines (lockdown, or a hardened configuration); use another mode"
+        }
+        v1::HookMode::Fentry => {
+            "needs BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS; on arm64 Linux 6.0 or later)"
+        }
+        v1::HookMode::Kprobe if cause.contains("tracefs") => {
+            "mount tracefs: mount -t tracefs nodev /sys/kernel/tracing"
+        }
+        v1::HookMode::Kprobe => {
+            "needs a kernel built with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y"
+        }
+        v1::HookMode::Unspecified => "name a mode",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_layout_is_noticed() {
+        let format = "\tfield:__u16 protocol;\toffset:18;\tsize:2;\n\tfield:int ret;\toffset:20;\n\
+                      \tfield:int flags;\toffset:24;\n";
+        assert!(has_fields(format, &RECORD));
+        assert!(!has_fields(
+            &format.replace("offset:20", "offset:22"),
+            &RECORD
+        ));
+        assert!(!has_fields("", &RECORD));
+    }
+}

@@ -1,0 +1,199 @@
+//! Loads the programs' object: sizes its maps, and sets the offsets of the
+//! kernel's fields, taken from the kernel's BTF.
+
+use std::{collections::BTreeMap, fs, io};
+
+use aya::{Ebpf, EbpfLoader, maps::Map, programs::Program};
+use netio_abi::PIDS_PER_PAGE;
+
+use super::{
+    AttachError,
+    mapped::{AllowList, Banks},
+};
+use crate::btf::Btf;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETIO_BPF_OBJECT"));
+
+/// The object's variables that hold offsets: name, structure, field.
+const OFFSETS: [(&str, &str, &str); 13] = [
+    ("OFF_SOCKET_SK", "socket", "sk"),
+    ("OFF_SK_TYPE", "sock", "sk_type"),
+    ("OFF_SK_PROTOCOL", "sock", "sk_protocol"),
+    ("OFF_SK_BPF_STORAGE", "sock", "sk_bpf_storage"),
+    ("OFF_SKC_FLAGS", "sock_common", "skc_flags"),
+    ("OFF_ICSK_ULP_OPS", "inet_connection_sock", "icsk_ulp_ops"),
+    ("OFF_COPIED_SEQ", "tcp_sock", "copied_seq"),
+    ("OFF_RCV_NXT", "tcp_sock", "rcv_nxt"),
+    ("OFF_BYTES_RECEIVED", "tcp_sock", "bytes_received"),
+    ("OFF_URG_SEQ", "tcp_sock", "urg_seq"),
+    ("OFF_ZC_LENGTH", "tcp_zerocopy_receive", "length"),
+    ("OFF_ZC_COPYBUF_LEN", "tcp_zerocopy_receive", "copybuf_len"),
+    ("OFF_TASK_TGID", "task_struct", "tgid"),
+];
+
+/// The kernel's own upper limit for pids (`PID_MAX_LIMIT` on 64 bits).
+const PID_LIMIT: u32 = 1 << 22;
+/// Sockets that the kprobe mode can follow at once.
+const FOLLOWED_SOCKETS: u32 = 65_536;
+
+/// The loaded object: its maps are in the kernel, its programs not yet.
+pub(super) struct Object {
+    pub(super) ebpf: Ebpf,
+    pub(super) allow_list: AllowList,
+    pub(super) banks: Banks,
+    /// Slots that can be handed out.
+    pub(super) slots: u32,
+    missing: BTreeMap<&'static str, String>,
+}
+
+impl Object {
+    /// Loads it for `watches` processes. `follows_sockets`: whether the mode
+    /// needs the table of followed sockets.
+    pub(super) fn load(
+        btf: Option<&Btf>,
+        watches: u32,
+        follows_sockets: bool,
+    ) -> Result<Self, AttachError> {
+        let cpus = possible_cpus()?;
+        let pages = pid_max()?
+            .clamp(PIDS_PER_PAGE, PID_LIMIT)
+            .div_ceil(PIDS_PER_PAGE);
+        // Twice the watches, because a freed slot rests for a tick; and whole
+        // pages, so that no two CPUs' banks share one. Slot 0 is never used.
+        let bank_slots = watches
+            .saturating_mul(2)
+            .saturating_add(1)
+            .next_multiple_of(128);
+        let elements = cpus
+            .checked_mul(bank_slots)
+            .ok_or_else(|| AttachError::new("too many watches for this number of CPUs"))?;
+
+        let mut missing = BTreeMap::new();
+        let offsets: Vec<(&str, u32)> = OFFSETS
+            .iter()
+            .map(|&(variable, structure, field)| {
+                let found = match btf {
+                    Some(btf) => btf
+                        .offset_of(structure, field)
+                        .map_err(|error| error.to_string()),
+                    None => Err("the kernel has no BTF".to_owned()),
+                };
+                let offset = found.unwrap_or_else(|missed| {
+                    missing.insert(variable, missed);
+                    0
+                });
+                (variable, offset)
+            })
+            .collect();
+
+        // `tcp_recvmsg` and its like lost an argument, `nonblock`, in 5.19.
+        let recv_flags_arg: u32 = match btf.and_then(|btf| btf.parameters("tcp_recvmsg")) {
+            Some(6) => 4,
+            _ => 3,
+        };
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries("ALLOW_LIST", pages)
+            .map_max_entries("COUNTERS", elements)
+            .map_max_entries(
+                "POSITIONS",
+                if follows_sockets { FOLLOWED_SOCKETS } else { 1 },
+            )
+            .override_global("BANK_SLOTS", &bank_slots, true)
+            .override_global("RECV_FLAGS_ARG", &recv_flags_arg, true);
+        for (variable, offset) in &offsets {
+            loader.override_global(variable, offset, true);
+        }
+        let ebpf = loader.load(OBJECT)?;
+
+        let allow_list = AllowList::new(map(&ebpf, "ALLOW_LIST")?, pages)?;
+        let banks = Banks::new(map(&ebpf, "COUNTERS")?, cpus, bank_slots)?;
+        Ok(Self {
+            ebpf,
+            allow_list,
+            banks,
+            slots: bank_slots - 1,
+            missing,
+        })
+    }
+
+    /// Fails, with the field's name, if the kernel has not the fields that these
+    /// variables stand for.
+    pub(super) fn require(&self, variables: &[&str]) -> Result<(), AttachError> {
+        match variables
+            .iter()
+            .find_map(|variable| self.missing.get(variable))
+        {
+            Some(missing) => Err(AttachError::new(missing.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// A program of the object.
+    pub(super) fn program(&mut self, name: &str) -> Result<&mut Program, AttachError> {
+        self.ebpf
+            .program_mut(name)
+            .ok_or_else(|| AttachError::new(format!("the object has no program {name}")))
+    }
+
+    /// A map of the object.
+    pub(super) fn map(&self, name: &str) -> Result<&Map, AttachError> {
+        map(&self.ebpf, name)
+    }
+}
+
+fn map<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map, AttachError> {
+    ebpf.map(name)
+        .ok_or_else(|| AttachError::new(format!("the object has no map {name}")))
+}
+
+/// One more than the highest CPU number that can ever be, which indexes the
+/// banks. Not the count of CPUs: their numbers may have gaps.
+fn possible_cpus() -> io::Result<u32> {
+    let path = "/sys/devices/system/cpu/possible";
+    highest(&fs::read_to_string(path)?)
+        .map(|cpu| cpu + 1)
+        .ok_or_else(|| io::Error::other(format!("{path} is not a list of CPUs")))
+}
+
+/// The highest number in a list such as `0-3,8`.
+fn highest(list: &str) -> Option<u32> {
+    list.trim()
+        .split([',', '-'])
+        .map(|number| number.parse().ok())
+        .collect::<Option<Vec<u32>>>()?
+        .into_iter()
+        .max()
+}
+
+fn pid_max() -> io::Result<u32> {
+    let path = "/proc/sys/kernel/pid_max";
+    fs::read_to_string(path)?
+        .trim()
+        .parse()
+        .map_err(|_| io::Error::other(format!("{path} is not a number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_cpu_counts_not_their_number() {
+        assert_eq!(highest("0-1\n"), Some(1));
+        assert_eq!(highest("0,2-3,8\n"), Some(8));
+        assert_eq!(highest("0\n"), Some(0));
+        assert_eq!(highest("none"), None);
+    }
+
+    #[test]
+    fn the_object_has_every_variable_that_is_set() {
+        for (variable, _, _) in OFFSETS {
+            let found = OBJECT
+                .windows(variable.len())
+                .any(|window| window == variable.as_bytes());
+            assert!(found, "{variable} is not in the object");
+        }
+    }
+}
