@@ -1,0 +1,400 @@
+//! The loop against the real collector, in memory, above a kernel made of a
+//! table. The processes are real ones that idle.
+
+use std::process::{Child, Command};
+
+use netio::v1::unwatch_request::Selector;
+use netio_collector::{
+    Options,
+    kernel::{Counters, fake::FakeKernel},
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, duplex},
+    time::{Instant, sleep},
+};
+use tonic::transport::Channel;
+
+use super::*;
+use crate::{embedded::Embedded, failure::Origin};
+
+/// The shortest that the collector allows.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A process that does nothing until it is dropped.
+struct Idler(Child);
+
+impl Idler {
+    fn new() -> Self {
+        Self(Command::new("sleep").arg("60").spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Idler {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+struct Bench {
+    kernel: FakeKernel,
+    embedded: Embedded,
+    channel: Channel,
+    stop: CancellationToken,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let kernel = FakeKernel::new(64);
+        let options = Options {
+            interval: INTERVAL,
+            ..Options::default()
+        };
+        let (embedded, channel) = Embedded::start_on(Box::new(kernel.clone()), options);
+        Self {
+            kernel,
+            embedded,
+            channel,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn rpc(&self) -> Rpc {
+        Rpc::new(self.channel.clone(), Origin::InProcess, self.stop.clone())
+    }
+
+    /// Watches as a command would; produces its outcome, lines and notes.
+    async fn watch(
+        &self,
+        pids: &[u32],
+        count: Option<u64>,
+    ) -> (Result<(), Failure>, Vec<Value>, String) {
+        let mut output = Output {
+            out: Vec::new(),
+            err: Vec::new(),
+        };
+        let order = Order::new(pids, count);
+        let outcome = run(&self.rpc(), &order, View::Json, &mut output, &self.stop).await;
+        let notes = String::from_utf8(output.err).unwrap();
+        (outcome, parse(&output.out), notes)
+    }
+
+    /// Waits until the kernel counts this process.
+    async fn counts(&self, pid: u32) {
+        until(|| self.kernel.with(|state| state.allowed.contains_key(&pid))).await;
+    }
+
+    fn counts_nothing(&self) -> bool {
+        self.kernel.with(|state| state.allowed.is_empty())
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it never came true");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn parse(lines: &[u8]) -> Vec<Value> {
+    let lines = std::str::from_utf8(lines).unwrap().lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn column(lines: &[Value], key: &str) -> Vec<u64> {
+    lines
+        .iter()
+        .map(|line| line[key].as_u64().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn samples_add_up_and_the_watch_ends_with_the_command() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    let traffic = async {
+        bench.counts(idler.pid()).await;
+        for _ in 0..10 {
+            bench.kernel.traffic(idler.pid(), 1000, 7);
+            sleep(INTERVAL / 4).await;
+        }
+    };
+    let pids = [idler.pid()];
+    let ((outcome, lines, notes), ()) = tokio::join!(bench.watch(&pids, Some(6)), traffic);
+    assert_eq!((outcome, notes.as_str()), (Ok(()), ""));
+    assert_eq!(lines.len(), 6);
+    assert_eq!(column(&lines, "sent_bytes").iter().sum::<u64>(), 10_000);
+    assert_eq!(column(&lines, "received_calls").iter().sum::<u64>(), 10);
+    assert_eq!(lines[5]["sent_bytes_total"], 10_000);
+    assert_eq!(lines[5]["received_bytes_total"], 70);
+    assert_eq!(lines[5]["pid"], idler.pid());
+    assert_eq!(lines[5]["name"], "sleep");
+    let sequences = column(&lines, "sequence");
+    assert!(
+        sequences.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "{sequences:?}"
+    );
+    assert!(bench.counts_nothing());
+}
+
+#[tokio::test]
+async fn ends_when_every_process_has_exited() {
+    let bench = Bench::new();
+    let (mut first, mut second) = (Idler::new(), Idler::new());
+    let pids = [first.pid(), second.pid(), first.pid()];
+    let exits = async {
+        bench.counts(pids[1]).await;
+        bench.kernel.traffic(pids[0], 5, 0);
+        first.end();
+        sleep(INTERVAL * 3).await;
+        second.end();
+    };
+    let ((outcome, lines, notes), ()) = tokio::join!(bench.watch(&pids, None), exits);
+    assert_eq!((outcome, notes.as_str()), (Ok(()), ""));
+    for pid in &pids[..2] {
+        let states: Vec<_> = lines
+            .iter()
+            .filter(|line| line["pid"] == *pid)
+            .map(|line| line["state"].as_str().unwrap())
+            .collect();
+        assert_eq!(states.iter().filter(|state| **state == "exited").count(), 1);
+        assert_eq!(states.last(), Some(&"exited"));
+    }
+    let last_of_first = lines.iter().rfind(|line| line["pid"] == pids[0]).unwrap();
+    assert_eq!(last_of_first["sent_bytes_total"], 5);
+    assert_eq!(lines[0]["pid"], pids[0], "in the order given");
+}
+
+#[tokio::test]
+async fn stops_when_asked_to() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    let asked = async {
+        bench.counts(idler.pid()).await;
+        sleep(INTERVAL * 2).await;
+        bench.stop.cancel();
+    };
+    let pids = [idler.pid()];
+    let ((outcome, ..), ()) = tokio::join!(bench.watch(&pids, None), asked);
+    assert_eq!(outcome, Ok(()));
+    assert!(bench.counts_nothing());
+}
+
+#[tokio::test]
+async fn stops_though_the_terminal_stands_still() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    // Takes less than a line, and nobody reads.
+    let (out, _reader) = duplex(16);
+    let mut output = Output {
+        out,
+        err: Vec::new(),
+    };
+    let order = Order::new(&[idler.pid()], None);
+    let rpc = bench.rpc();
+    let asked = async {
+        bench.counts(idler.pid()).await;
+        sleep(INTERVAL * 3).await;
+        bench.stop.cancel();
+    };
+    let watching = run(&rpc, &order, View::Json, &mut output, &bench.stop);
+    let (outcome, ()) = tokio::join!(watching, asked);
+    assert_eq!(outcome, Ok(()));
+    assert!(bench.counts_nothing());
+}
+
+#[tokio::test]
+async fn ends_when_the_reader_leaves() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    let (out, mut reader) = duplex(4096);
+    let mut output = Output {
+        out,
+        err: Vec::new(),
+    };
+    let order = Order::new(&[idler.pid()], None);
+    let rpc = bench.rpc();
+    let reading = async move { reader.read_u8().await };
+    let watching = run(&rpc, &order, View::Json, &mut output, &bench.stop);
+    let (outcome, read) = tokio::join!(watching, reading);
+    assert!(read.is_ok());
+    assert_eq!(outcome, Ok(()));
+    assert!(bench.counts_nothing());
+}
+
+#[tokio::test]
+async fn after_a_stall_the_totals_are_right() {
+    let bench = Bench::new();
+    let mut idler = Idler::new();
+    let pid = idler.pid();
+    let (out, mut reader) = duplex(64);
+    let mut output = Output {
+        out,
+        err: Vec::new(),
+    };
+    let order = Order::new(&[pid], None);
+    let rpc = bench.rpc();
+    let watching = async {
+        let outcome = run(&rpc, &order, View::Json, &mut output, &bench.stop).await;
+        // The reader waits for the end of what is written.
+        drop(output.out);
+        outcome
+    };
+    let mut lines = Vec::new();
+    let reading = async {
+        bench.counts(pid).await;
+        for _ in 0..30 {
+            bench.kernel.traffic(pid, 10, 10);
+            sleep(INTERVAL / 3).await;
+        }
+        idler.end();
+        reader.read_to_end(&mut lines).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(watching, reading);
+    assert_eq!(outcome, Ok(()));
+    let lines = parse(&lines);
+    let skipped: u64 = column(&lines[1..], "skipped_ticks").iter().sum();
+    let sequences = column(&lines, "sequence");
+    let told = lines.len() as u64 + skipped;
+    assert_eq!(told, sequences[lines.len() - 1] - sequences[0] + 1);
+    assert_eq!(lines[lines.len() - 1]["sent_bytes_total"], 300);
+    assert_eq!(lines[lines.len() - 1]["state"], "exited");
+}
+
+#[test]
+fn skips_and_lost_watches_are_noted() {
+    let mut tick = crate::model::tests::tick(9, vec![]);
+    assert!(notes(&tick, &[]).is_empty());
+    assert!(notes(&tick, &[7])[0].contains("pid 7: its watch was ended by another"));
+    tick.skipped_ticks = 3;
+    let notes = notes(&tick, &[7]);
+    assert!(notes[0].contains("3 tick(s) skipped"), "{notes:?}");
+    assert!(notes[1].contains("exited or"), "{notes:?}");
+}
+
+#[tokio::test]
+async fn other_watches_are_neither_shown_nor_in_the_way() {
+    let bench = Bench::new();
+    let (own, other) = (Idler::new(), Idler::new());
+    let rpc = bench.rpc();
+    rpc.watch(other.pid()).await.unwrap();
+    let (outcome, lines, notes) = bench.watch(&[own.pid()], Some(5)).await;
+    assert_eq!((outcome, notes.as_str()), (Ok(()), ""));
+    assert!(lines.iter().all(|line| line["pid"] == own.pid()));
+    // The stream was changed for a narrower one, and no tick was lost by it.
+    let sequences = column(&lines, "sequence");
+    assert!(
+        sequences.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "{sequences:?}"
+    );
+    assert_eq!(rpc.list().await.unwrap().len(), 1, "the other watch lives");
+}
+
+#[tokio::test]
+async fn the_stream_is_narrowed_once_and_survives_a_refusal() {
+    let bench = Bench::new();
+    let (own, other) = (Idler::new(), Idler::new());
+    let rpc = bench.rpc();
+    let watch = rpc.watch(own.pid()).await.unwrap();
+    rpc.watch(other.pid()).await.unwrap();
+
+    let mut ticks = Ticks::of_everything(&rpc).await.unwrap();
+    assert_eq!(ticks.next().await.unwrap().samples.len(), 2);
+    ticks.narrow(&rpc, vec![watch.watch_id]).await;
+    assert_eq!(ticks.next().await.unwrap().samples.len(), 1);
+
+    let mut ticks = Ticks::of_everything(&rpc).await.unwrap();
+    ticks.narrow(&rpc, vec!["w-unknown".to_owned()]).await;
+    assert_eq!(ticks.next().await.unwrap().samples.len(), 2);
+}
+
+#[tokio::test]
+async fn a_refused_process_leaves_no_watch_of_the_others() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    let mut gone = Idler::new();
+    gone.end();
+    let (outcome, lines, _) = bench.watch(&[idler.pid(), gone.pid()], None).await;
+    let failure = outcome.unwrap_err().to_string();
+    assert!(failure.contains("PROCESS_NOT_FOUND"), "{failure}");
+    assert!(lines.is_empty());
+    assert!(bench.counts_nothing());
+}
+
+#[tokio::test]
+async fn a_watch_ended_by_another_command_is_noticed() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    let rpc = bench.rpc();
+    let ended = async {
+        bench.counts(idler.pid()).await;
+        sleep(INTERVAL * 2).await;
+        let target = crate::rpc::target(idler.pid());
+        rpc.unwatch(Selector::Target(target)).await.unwrap();
+    };
+    let pids = [idler.pid()];
+    let ((outcome, _, notes), ()) = tokio::join!(bench.watch(&pids, None), ended);
+    assert_eq!(outcome, Ok(()));
+    assert!(notes.contains("ended by another command"), "{notes}");
+}
+
+#[tokio::test]
+async fn a_collector_that_stops_is_a_failure() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    let pids = [idler.pid()];
+    let rpc = bench.rpc();
+    let Bench {
+        kernel,
+        embedded,
+        stop,
+        ..
+    } = bench;
+    let stopping = async {
+        until(|| kernel.with(|state| !state.allowed.is_empty())).await;
+        sleep(INTERVAL * 2).await;
+        embedded.stop().await
+    };
+    let mut output = Output {
+        out: Vec::new(),
+        err: Vec::new(),
+    };
+    let order = Order::new(&pids, None);
+    let watching = run(&rpc, &order, View::Json, &mut output, &stop);
+    let (outcome, _) = tokio::join!(watching, stopping);
+    let failure = outcome.unwrap_err().to_string();
+    assert!(failure.contains("SHUTTING_DOWN"), "{failure}");
+}
+
+#[tokio::test]
+async fn the_largest_total_is_shown_whole() {
+    let bench = Bench::new();
+    let idler = Idler::new();
+    let traffic = async {
+        bench.counts(idler.pid()).await;
+        bench.kernel.with(|state| {
+            let slot = state.allowed[&idler.pid()];
+            let huge = Counters {
+                sent_bytes: u64::MAX,
+                ..Counters::default()
+            };
+            state.counters.insert(slot, huge);
+        });
+    };
+    let pids = [idler.pid()];
+    let ((outcome, lines, _), ()) = tokio::join!(bench.watch(&pids, Some(3)), traffic);
+    assert_eq!(outcome, Ok(()));
+    assert_eq!(lines[2]["sent_bytes_total"], u64::MAX);
+}
