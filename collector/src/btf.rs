@@ -9,7 +9,7 @@
 use std::{collections::HashMap, fs, io, path::Path};
 
 /// Where a kernel with BTF shows it.
-pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
@@ -21,7 +21,7 @@ const MAX_DEPTH: u32 = 8;
 
 /// Why BTF could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum BtfError {
+pub(crate) enum BtfError {
     /// The file could not be read.
     #[error("cannot read {path}: {source} (a kernel built with CONFIG_DEBUG_INFO_BTF=y has it)")]
     Read {
@@ -44,7 +44,7 @@ pub enum BtfError {
 }
 
 /// A kernel's types, as far as they are needed here.
-pub struct Btf {
+pub(crate) struct Btf {
     structures: HashMap<String, u32>,
     /// Name → the type that holds its parameters.
     functions: HashMap<String, u32>,
@@ -66,12 +66,12 @@ struct Member {
 
 impl Btf {
     /// The running kernel's.
-    pub fn of_kernel() -> Result<Self, BtfError> {
+    pub(crate) fn of_kernel() -> Result<Self, BtfError> {
         Self::read(Path::new(KERNEL_BTF))
     }
 
     /// A file's.
-    pub fn read(path: &Path) -> Result<Self, BtfError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, BtfError> {
         let data = fs::read(path).map_err(|source| BtfError::Read {
             path: path.display().to_string(),
             source,
@@ -80,7 +80,7 @@ impl Btf {
     }
 
     /// Parses the raw data.
-    pub fn parse(data: &[u8]) -> Result<Self, BtfError> {
+    pub(crate) fn parse(data: &[u8]) -> Result<Self, BtfError> {
         let header = Words { data, at: 0 };
         if header.u16_at(0)? != MAGIC {
             return Err(BtfError::Malformed("no magic number"));
@@ -170,19 +170,19 @@ impl Btf {
     }
 
     /// Whether the kernel has a function of this name that can be hooked.
-    pub fn has_function(&self, name: &str) -> bool {
+    pub(crate) fn has_function(&self, name: &str) -> bool {
         self.functions.contains_key(name)
     }
 
     /// How many parameters a function has.
-    pub fn parameters(&self, name: &str) -> Option<u32> {
+    pub(crate) fn parameters(&self, name: &str) -> Option<u32> {
         let prototype = self.types.get(*self.functions.get(name)? as usize)?;
         (prototype.kind == KIND_FUNC_PROTO).then_some(prototype.count)
     }
 
     /// The byte offset of a structure's field, looked for in anonymous members
     /// too.
-    pub fn offset_of(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
+    pub(crate) fn offset_of(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
         self.structures
             .get(structure)
             .and_then(|id| self.bit_offset(*id, field, 0))

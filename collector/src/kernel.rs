@@ -57,7 +57,9 @@ pub struct Slot(pub u32);
 #[derive(Debug, thiserror::Error)]
 pub enum AllowError {
     /// The allow-list was sized for smaller pids.
-    #[error("pid {pid} is beyond the allow-list, which holds pids below {max_pid}; kernel.pid_max was raised after the collector started: restart it")]
+    #[error(
+        "pid {pid} is beyond the allow-list, which holds pids below {max_pid}; kernel.pid_max was raised after the collector started: restart it"
+    )]
     PidBeyondAllowList {
         /// The pid.
         pid: u32,

@@ -126,16 +126,17 @@ impl<E: std::error::Error> From<E> for AttachError {
     }
 }
 
-/// An error's text without the verifier's log, but for its last two lines,
-/// which name the fault.
+/// An error's text without the verifier's log, but for the two lines before its
+/// statistics, which name the fault.
 fn shortened(text: &str) -> String {
+    const STATISTICS: [&str; 3] = ["processed ", "stack depth ", "verification time "];
     let Some((head, log)) = text.split_once("Verifier output:") else {
         return text.trim().to_owned();
     };
     let lines: Vec<&str> = log
         .lines()
         .map(str::trim)
-        .filter(|line| !line.is_empty())
+        .filter(|line| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word)))
         .collect();
     let tail = lines[lines.len().saturating_sub(2)..].join(" / ");
     let head = head.trim().trim_end_matches('.');
@@ -377,7 +378,7 @@ mod tests {
         let log = "load failed. Verifier output: 0: (b7) r0 = 0\nR1 invalid\nprocessed 2 insns\n";
         assert_eq!(
             shortened(log),
-            "load failed; verifier: R1 invalid / processed 2 insns"
+            "load failed; verifier: 0: (b7) r0 = 0 / R1 invalid"
         );
     }
 

@@ -59,7 +59,12 @@ pub(super) fn of(mode: v1::HookMode, attached: &Attached, btf: Option<&Btf>) -> 
     match mode {
         v1::HookMode::Kprobe => spots.extend(kprobe(attached)),
         _ if attached.has_hook(RECORD_HOOK) => {} // "splice-in" says it
-        _ => spots.push(ktls_splice()),
+        _ if attached.has_hook("fexit/sock_splice_read") => {}
+        _ => spots.push(spot(
+            "ktls-splice",
+            "Data spliced in from a connection with kernel TLS is not counted.",
+            "read it by receive calls",
+        )),
     }
     if mode == v1::HookMode::Fentry {
         spots.push(spot(
@@ -86,9 +91,7 @@ fn kprobe(attached: &Attached) -> Vec<v1::BlindSpot> {
             "none on this kernel, where its functions cannot be hooked",
         ));
     }
-    if attached.has_hook("kprobe/tls_sw_recvmsg") {
-        spots.push(ktls_splice());
-    } else {
+    if !attached.has_hook("kprobe/tls_sw_recvmsg") {
         spots.push(spot(
             "ktls",
             "Connections with kernel TLS are not counted: its module was not loaded when the \
@@ -97,14 +100,6 @@ fn kprobe(attached: &Attached) -> Vec<v1::BlindSpot> {
         ));
     }
     spots
-}
-
-fn ktls_splice() -> v1::BlindSpot {
-    spot(
-        "ktls-splice",
-        "Data spliced in from a connection with kernel TLS is not counted.",
-        "read it by receive calls",
-    )
 }
 
 /// What `received_calls` counts.

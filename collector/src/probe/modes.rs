@@ -106,7 +106,11 @@ fn fentry(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
 
 /// The receives that no receive call makes, by trampolines.
 fn bypasses(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
-    to.fexit("splice_read", "tcp_splice_read")?;
+    // The function above tcp_splice_read, which kernel TLS passes too.
+    if let Err(error) = to.fexit("splice_read", "sock_splice_read") {
+        tracing::debug!(cause = %error, "sock_splice_read cannot be hooked");
+        to.fexit("splice_read_tcp", "tcp_splice_read")?;
+    }
     if btf.has_function("tcp_zerocopy_receive") {
         to.object
             .require(&["OFF_ZC_LENGTH", "OFF_ZC_COPYBUF_LEN"])?;
@@ -143,30 +147,35 @@ fn kprobe(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
     }
     if btf.has_function("mptcp_recvmsg") {
         to.kretprobe("send_return", "mptcp_sendmsg")?;
-        received_by_return(to, "mptcp_recvmsg")?;
+        received_by_return(to, btf, "mptcp_recvmsg")?;
     }
-    if let Err(error) = kernel_tls(to) {
-        tracing::info!(cause = %error, "kernel TLS is not there to be hooked");
+    if let Err(error) = kernel_tls(to, btf) {
+        tracing::debug!(cause = %error, "kernel TLS is not there to be hooked");
     }
     Ok(())
 }
 
 /// Kernel TLS's own functions; they are a module's, which may not be loaded.
-fn kernel_tls(to: &mut Attached) -> Result<(), AttachError> {
+fn kernel_tls(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
     to.kretprobe("send_return", "tls_sw_sendmsg")?;
-    received_by_return(to, "tls_sw_recvmsg")?;
+    to.kretprobe("splice_return", "tls_sw_splice_read")?;
     // Gone since 6.5, as tcp_sendpage is.
-    if let Err(error) = to.kretprobe("send_return", "tls_sw_sendpage") {
-        tracing::debug!(cause = %error, "no tls_sw_sendpage");
+    if btf.has_function("tcp_sendpage") {
+        to.kretprobe("send_return", "tls_sw_sendpage")?;
     }
-    Ok(())
+    received_by_return(to, btf, "tls_sw_recvmsg")
 }
 
-fn received_by_return(to: &mut Attached, function: &str) -> Result<(), AttachError> {
+fn received_by_return(to: &mut Attached, btf: &Btf, function: &str) -> Result<(), AttachError> {
     // The return first: an entry without return is not counted, a return
     // without entry neither.
     to.kretprobe("recv_return", function)?;
-    to.kprobe("recv_entry", function)
+    // All receive functions lost an argument, `nonblock`, in 5.19.
+    let entry = match btf.parameters("tcp_recvmsg") {
+        Some(6) => "recv_entry_5_18",
+        _ => "recv_entry",
+    };
+    to.kprobe(entry, function)
 }
 
 /// What a user can do about a mode that does not attach.

@@ -86,12 +86,6 @@ impl Object {
             })
             .collect();
 
-        // `tcp_recvmsg` and its like lost an argument, `nonblock`, in 5.19.
-        let recv_flags_arg: u32 = match btf.and_then(|btf| btf.parameters("tcp_recvmsg")) {
-            Some(6) => 4,
-            _ => 3,
-        };
-
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries("ALLOW_LIST", pages)
@@ -100,8 +94,7 @@ impl Object {
                 "POSITIONS",
                 if follows_sockets { FOLLOWED_SOCKETS } else { 1 },
             )
-            .override_global("BANK_SLOTS", &bank_slots, true)
-            .override_global("RECV_FLAGS_ARG", &recv_flags_arg, true);
+            .override_global("BANK_SLOTS", &bank_slots, true);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
         }

@@ -1,0 +1,195 @@
+//! Every setting from every place, and every way to get it wrong.
+
+use super::*;
+
+/// Loads with these flags, variables and file.
+fn load(flags: &[&str], env: &[(&str, &str)], file: &str) -> Result<Settings, String> {
+    use clap::Parser as _;
+    let path = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&path, file).unwrap();
+    let words = ["netio-collector"].iter().chain(flags);
+    let cli = crate::Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+    let config = Some(path.path().to_owned());
+    let env = |name: &str| {
+        let found = env.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.into())
+    };
+    Settings::load(cli.given, config, env).map_err(|error| error.to_string())
+}
+
+#[test]
+fn defaults() {
+    let settings = load(&[], &[], "").unwrap();
+    let socket = "/run/netio/collector.sock".into();
+    assert_eq!(settings.listen, [Address::Unix(socket)]);
+    assert_eq!(settings.options.interval, Duration::from_secs(1));
+    assert_eq!(settings.options.limits, Limits::default());
+    assert_eq!(settings.hooks, HookChoice::Auto);
+    assert_eq!(settings.log.to_string(), "info");
+    assert_eq!(settings.log_format, LogFormat::Pretty);
+}
+
+/// Each setting, three different values for it, and how it reads.
+type Case = (&'static str, [&'static str; 3], fn(&Settings) -> String);
+const CASES: [Case; 6] = [
+    (
+        "listen",
+        [
+            "tcp://127.0.0.1:1",
+            "tcp://127.0.0.1:2",
+            "tcp://127.0.0.1:3",
+        ],
+        |it| match &it.listen[..] {
+            [Address::Tcp(address)] => format!("tcp://{address}"),
+            other => format!("{other:?}"),
+        },
+    ),
+    ("interval", ["2s", "3s", "4s"], |it| {
+        humantime::format_duration(it.options.interval).to_string()
+    }),
+    ("hooks", ["kprobe", "fentry", "tracepoint"], |it| {
+        it.hooks.to_string()
+    }),
+    ("max_watches", ["1", "16384", "3"], |it| {
+        it.options.limits.max_watches.to_string()
+    }),
+    ("log", ["debug", "warn", "error"], |it| it.log.to_string()),
+    ("log_format", ["json", "pretty", "json"], |it| {
+        format!("{:?}", it.log_format).to_lowercase()
+    }),
+];
+
+#[test]
+fn flags_beat_variables_beat_the_file() {
+    for (key, [in_flag, in_variable, in_file], read) in CASES {
+        let flag = Origin::Flags.name(key);
+        let flags = [flag.as_str(), in_flag];
+        let name = variable(key);
+        let env = [(name.as_str(), in_variable)];
+        let file = match key {
+            "listen" => format!("listen = [{in_file:?}]"),
+            "max_watches" => format!("max_watches = {in_file}"),
+            _ => format!("{key} = {in_file:?}"),
+        };
+        assert_eq!(read(&load(&flags, &env, &file).unwrap()), in_flag);
+        assert_eq!(read(&load(&[], &env, &file).unwrap()), in_variable);
+        assert_eq!(read(&load(&[], &[], &file).unwrap()), in_file);
+        let empty = [(name.as_str(), "")];
+        assert_eq!(read(&load(&[], &empty, &file).unwrap()), in_file);
+    }
+}
+
+#[test]
+fn several_addresses_can_be_given_everywhere() {
+    let both = [
+        Address::Unix("/a".into()),
+        Address::Tcp("[::1]:5".parse().unwrap()),
+    ];
+    let flags = ["--listen", "unix:///a", "--listen=tcp://[::1]:5"];
+    assert_eq!(load(&flags, &[], "").unwrap().listen, both);
+    let env = [("NETIO_LISTEN", "unix:///a, tcp://[::1]:5,")];
+    assert_eq!(load(&[], &env, "").unwrap().listen, both);
+    let file = r#"listen = ["unix:///a", "tcp://[::1]:5"]"#;
+    assert_eq!(load(&[], &[], file).unwrap().listen, both);
+}
+
+/// Flags, variables, file, and what the error tells.
+type Bad<'a> = (
+    &'a [&'a str],
+    &'a [(&'a str, &'a str)],
+    &'a str,
+    &'a [&'a str],
+);
+
+#[test]
+fn errors_say_where_the_value_came_from() {
+    let cases: &[Bad<'_>] = &[
+        (
+            &["--interval", "5ms"],
+            &[],
+            "",
+            &["--interval", "100ms to 60s"],
+        ),
+        (&["--interval=1"], &[], "", &["--interval", "500ms"]),
+        (
+            &[],
+            &[("NETIO_INTERVAL", "2h")],
+            "",
+            &["NETIO_INTERVAL", "\"2h\""],
+        ),
+        (&[], &[], "interval = \"x\"", &["interval in /", "\"x\""]),
+        (&["--hooks", "uprobe"], &[], "", &["--hooks", "kprobe"]),
+        (
+            &[],
+            &[("NETIO_HOOKS", "x")],
+            "",
+            &["NETIO_HOOKS", "auto, tracepoint"],
+        ),
+        (&[], &[], "hooks = \"x\"", &["line 1", "tracepoint"]),
+        (&["--max-watches=0"], &[], "", &["--max-watches", "16384"]),
+        (
+            &[],
+            &[("NETIO_MAX_WATCHES", "16385")],
+            "",
+            &["NETIO_MAX_WATCHES", "16384"],
+        ),
+        (
+            &[],
+            &[("NETIO_MAX_WATCHES", "many")],
+            "",
+            &["NETIO_MAX_WATCHES", "no number"],
+        ),
+        (&[], &[], "max_watches = -1", &["line 1"]),
+        (&[], &[], "\nintervall = \"1s\"", &["intervall", "line 2"]),
+        (&["--log", "a=b=c"], &[], "", &["--log", "no log filter"]),
+        (
+            &[],
+            &[("NETIO_LOG_FORMAT", "xml")],
+            "",
+            &["NETIO_LOG_FORMAT", "pretty, json"],
+        ),
+        (
+            &["--listen", "/run/x"],
+            &[],
+            "",
+            &["--listen", "unix:///PATH"],
+        ),
+        (
+            &["--listen", "unix://x/y"],
+            &[],
+            "",
+            &["--listen", "absolute"],
+        ),
+        (
+            &[],
+            &[("NETIO_LISTEN", "tcp://127.0.0.1")],
+            "",
+            &["NETIO_LISTEN", "PORT"],
+        ),
+        (
+            &["--listen=unix:///a", "--listen=unix:///a"],
+            &[],
+            "",
+            &["given twice"],
+        ),
+    ];
+    for (flags, env, file, expected) in cases {
+        let error = load(flags, env, file).unwrap_err();
+        for part in *expected {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_an_error() {
+    let nowhere = Some(PathBuf::from("/nonexistent/netio.toml"));
+    let error = Settings::load(Given::default(), nowhere, |_| None).unwrap_err();
+    assert!(
+        error.to_string().contains("/nonexistent/netio.toml"),
+        "{error}"
+    );
+    let env = |name: &str| (name == "NETIO_CONFIG").then(|| "/nonexistent/b.toml".into());
+    let error = Settings::load(Given::default(), None, env).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/b.toml"), "{error}");
+}

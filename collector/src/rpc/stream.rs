@@ -1,0 +1,81 @@
+//! The stream of one Subscribe call.
+//!
+//! Takes a [`Subscription`], produces the caller's messages: only the samples it
+//! asked for, and a status when the collector stops. Dropping it ends the
+//! subscription.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use netio::v1;
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+
+use super::status::shutting_down;
+use crate::hub::{Delivery, Subscription};
+
+/// See the module.
+pub(crate) struct SampleStream {
+    subscription: Subscription,
+    filter: Filter,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: bool,
+}
+
+impl SampleStream {
+    /// Samples of these watches; none: of all.
+    pub(super) fn new(
+        subscription: Subscription,
+        watch_ids: Vec<String>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            subscription,
+            filter: Filter(watch_ids.into_iter().collect()),
+            stop: Box::pin(stop.cancelled_owned()),
+            ended: false,
+        }
+    }
+}
+
+impl Stream for SampleStream {
+    type Item = Result<v1::SubscribeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if self.stop.as_mut().poll(cx).is_pending() {
+            let delivery = ready!(Pin::new(&mut self.subscription).poll_next(cx));
+            if let Some(delivery) = delivery {
+                return Poll::Ready(Some(Ok(self.filter.message(&delivery))));
+            }
+        }
+        self.ended = true;
+        Poll::Ready(Some(Err(shutting_down())))
+    }
+}
+
+struct Filter(HashSet<String>);
+
+impl Filter {
+    fn message(&self, delivery: &Delivery) -> v1::SubscribeResponse {
+        let tick = &*delivery.tick;
+        let wanted = |sample: &&v1::NetIoSample| {
+            self.0.is_empty() || self.0.contains(sample.watch_id.as_str())
+        };
+        v1::SubscribeResponse {
+            sequence: tick.sequence,
+            time: tick.time,
+            interval: tick.interval,
+            skipped_ticks: delivery.skipped_ticks,
+            instance: tick.instance.clone(),
+            samples: tick.samples.iter().filter(wanted).cloned().collect(),
+        }
+    }
+}

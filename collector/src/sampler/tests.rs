@@ -1,0 +1,167 @@
+//! The sampler with a paused clock, no gRPC.
+
+use tokio::{task::JoinHandle, time::advance};
+use tokio_stream::StreamExt as _;
+
+use super::*;
+use crate::{
+    hub::Subscription,
+    kernel::fake::FakeKernel,
+    process::{Processes as _, fake::FakeProcesses},
+    ticker::fake::FakeClock,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Bench {
+    kernel: FakeKernel,
+    processes: FakeProcesses,
+    commands: Commands,
+    ticks: Subscription,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+/// A sampler that began a quarter of a second past the full one.
+fn bench() -> Bench {
+    let kernel = FakeKernel::new(64);
+    let hub = Arc::new(Hub::new(8));
+    let ticks = hub.subscribe().unwrap();
+    let (sampler, commands) = Sampler::new(
+        Watches::new(Box::new(kernel.clone()), 32),
+        Arc::new(FakeClock::at(Duration::from_millis(5_250))),
+        SECOND,
+        hub,
+        v1::CollectorInstance::default(),
+    );
+    let stop = CancellationToken::new();
+    Bench {
+        kernel,
+        processes: FakeProcesses::default(),
+        commands,
+        ticks,
+        running: tokio::spawn(sampler.run(stop.clone())),
+        stop,
+    }
+}
+
+impl Bench {
+    async fn watch(&self, pid: u32) -> String {
+        let found = self.processes.find(pid).unwrap();
+        let target = v1::Target::default();
+        let watch = self.commands.watch(target, found, "a".to_owned()).await;
+        watch.unwrap().watch_id
+    }
+
+    async fn tick(&mut self) -> v1::SubscribeResponse {
+        let delivery = self.ticks.next().await.unwrap();
+        (*delivery.tick).clone()
+    }
+}
+
+fn interval(tick: &v1::SubscribeResponse) -> Duration {
+    tick.interval.unwrap().try_into().unwrap()
+}
+
+fn about(actual: Duration, milliseconds: u64) -> bool {
+    actual.abs_diff(Duration::from_millis(milliseconds)) <= Duration::from_millis(2)
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_are_numbered_timed_and_measured() {
+    let mut bench = bench();
+    let first = bench.tick().await;
+    assert_eq!(first.sequence, 1);
+    assert_eq!(first.time.unwrap().seconds, 6);
+    // Since the start.
+    assert!(about(interval(&first), 750), "{first:?}");
+    let second = bench.tick().await;
+    assert_eq!(second.sequence, 2);
+    assert_eq!(second.time.unwrap().seconds, 7);
+    assert!(about(interval(&second), 1000), "{second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_tick_tells_its_true_interval_and_is_counted() {
+    let mut bench = bench();
+    bench.tick().await;
+    advance(Duration::from_millis(3200)).await;
+    let late = bench.tick().await;
+    assert_eq!(late.sequence, 2);
+    assert!(about(interval(&late), 3200), "{late:?}");
+    assert_eq!(bench.commands.vitals().await.unwrap().missed_ticks, 2);
+    assert!(about(interval(&bench.tick().await), 800));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_of_an_interval_and_in_all() {
+    let mut bench = bench();
+    bench.processes.start(7, 1);
+    bench.tick().await;
+    advance(Duration::from_millis(400)).await;
+    bench.watch(7).await;
+    bench.kernel.traffic(7, 30, 4);
+    let sample = bench.tick().await.samples.remove(0);
+    assert_eq!((sample.sent_bytes, sample.received_bytes), (30, 4));
+    bench.kernel.traffic(7, 3, 0);
+    let sample = bench.tick().await.samples.remove(0);
+    assert_eq!((sample.sent_bytes, sample.sent_bytes_total), (3, 33));
+    assert_eq!((sample.received_bytes, sample.received_bytes_total), (0, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_come_in_the_order_of_their_watches() {
+    let mut bench = bench();
+    bench.processes.start(7, 1);
+    let mut made = Vec::new();
+    for _ in 0..12 {
+        made.push(bench.watch(7).await);
+    }
+    let samples = bench.tick().await.samples;
+    let sampled: Vec<_> = samples.into_iter().map(|it| it.watch_id).collect();
+    assert_eq!(sampled, made);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exit_ends_counting_at_once_and_the_watch_at_the_tick() {
+    let mut bench = bench();
+    bench.processes.start(7, 1);
+    bench.watch(7).await;
+    bench.tick().await;
+    bench.kernel.traffic(7, 5, 0);
+    bench.processes.exit(7);
+    // Long before the tick; any command is handled after the exit.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    bench.commands.vitals().await.unwrap();
+    assert!(bench.kernel.with(|it| it.allowed.is_empty()));
+    assert_eq!(bench.commands.list().await.unwrap().len(), 1);
+
+    let last = bench.tick().await.samples.remove(0);
+    assert_eq!(last.state(), v1::ProcessState::Exited);
+    assert_eq!(last.sent_bytes, 5);
+    assert!(bench.tick().await.samples.is_empty());
+    assert!(bench.commands.list().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_whose_caller_has_gone_does_not_stay() {
+    let bench = bench();
+    bench.processes.start(7, 1);
+    let found = bench.processes.find(7).unwrap();
+    let gone = bench
+        .commands
+        .watch(v1::Target::default(), found, "a".to_owned());
+    let unanswered = tokio::time::timeout(Duration::ZERO, gone).await;
+    assert!(unanswered.is_err());
+    assert!(bench.commands.list().await.unwrap().is_empty());
+    assert!(bench.kernel.with(|it| it.allowed.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_sampler_refuses_commands_and_lets_go_of_the_kernel() {
+    let bench = bench();
+    bench.stop.cancel();
+    bench.running.await.unwrap();
+    let refused = bench.commands.list().await.unwrap_err();
+    assert!(matches!(refused, CommandError::ShuttingDown));
+}

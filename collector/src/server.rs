@@ -1,0 +1,221 @@
+//! Serves the API and runs the sampler, from start to stop.
+//!
+//! Takes a kernel, options, [`Listeners`] and a token to stop by; produces the
+//! gRPC services of netio, health and reflection on every listener. Promises to
+//! return within [`DRAIN`] + [`CUT`] + [`DETACH`] (4 s) of the order to stop:
+//! streams end at once with a status, connections get time to close, and those
+//! that do not are cut off. After that nothing it started is left.
+#![forbid(unsafe_code)]
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use netio::v1::{self, net_io_service_server::NetIoServiceServer};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::Router};
+use tracing::{info, warn};
+
+use crate::{
+    Options,
+    hub::Hub,
+    kernel::Kernel,
+    process::{ProcFs, Processes},
+    rpc::Service,
+    sampler::Sampler,
+    ticker::{Clock, SystemClock},
+    watches::Watches,
+};
+
+mod about;
+mod accept;
+mod health;
+mod io;
+mod listen;
+#[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
+mod tests;
+mod unix;
+
+use accept::Accepted;
+use health::Health;
+pub(crate) use io::Peer;
+pub use listen::{Listeners, MemoryConnector};
+
+/// Connections get this long to close by themselves.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Then this long to notice that they were cut off.
+const CUT: Duration = Duration::from_millis(250);
+/// And the hooks this long to be detached, which happens meanwhile.
+const DETACH: Duration = Duration::from_millis(750);
+
+/// A peer that is silent for so long is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// And has so long to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls that are open at once on one connection.
+const MAX_STREAMS_PER_CONNECTION: u32 = 256;
+/// The largest request: a Subscribe with its 1,024 ids has less.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// Why the collector could not run, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Nobody could ever connect.
+    #[error("there is nothing to listen on: give at least one address, such as {default}", default = netio::DEFAULT_ENDPOINT)]
+    NoListeners,
+    /// The interval is out of range.
+    #[error(
+        "an interval of {0:?} is out of range: choose one from {min:?} to {max:?}",
+        min = Options::MIN_INTERVAL,
+        max = Options::MAX_INTERVAL
+    )]
+    Interval(Duration),
+    /// The kernel did not say which boot this is.
+    #[error("cannot read the boot id from /proc/sys/kernel/random/boot_id: {0}; is /proc mounted?")]
+    BootId(std::io::Error),
+    /// The listeners could not be handed to the runtime.
+    #[error("cannot listen: {0}")]
+    Listen(std::io::Error),
+    /// Reflection could not be set up.
+    #[error("cannot set up reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The gRPC server failed.
+    #[error("the gRPC server failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// The sampling task ended by a fault of its own.
+    #[error("sampling stopped unexpectedly ({0}): this is a defect, please report it")]
+    Sampler(String),
+}
+
+/// What the collector sees of its host; tests have their own.
+pub(crate) struct World {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) processes: Arc<dyn Processes>,
+}
+
+/// Runs the collector until `shutdown` is cancelled. Dropping the future ends
+/// it too, without the time to drain.
+pub async fn run(
+    kernel: Box<dyn Kernel>,
+    options: Options,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let world = World {
+        clock: Arc::new(SystemClock),
+        processes: Arc::new(ProcFs::new("/proc")),
+    };
+    run_in(world, kernel, options, listeners, shutdown).await
+}
+
+/// [`run`] in a given world.
+pub(crate) async fn run_in(
+    world: World,
+    kernel: Box<dyn Kernel>,
+    options: Options,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    if listeners.is_empty() {
+        return Err(RunError::NoListeners);
+    }
+    if !(Options::MIN_INTERVAL..=Options::MAX_INTERVAL).contains(&options.interval) {
+        return Err(RunError::Interval(options.interval));
+    }
+    let about = about::about(&*kernel, &options).map_err(RunError::BootId)?;
+    let mut health = Health::new(about.hook_mode() != v1::HookMode::Unspecified).await;
+
+    // Whatever ends this function, a drop included, stops what it started.
+    let stop = shutdown.child_token();
+    let _stop = stop.clone().drop_guard();
+    let cut = CancellationToken::new();
+    let _cut = cut.clone().drop_guard();
+
+    let (incoming, mut accepting) = Accepted::start(listeners, &cut).map_err(RunError::Listen)?;
+    let hub = Arc::new(Hub::new(options.limits.max_subscribers));
+    let (sampler, commands) = Sampler::new(
+        Watches::new(kernel, options.limits.max_watches),
+        world.clock,
+        options.interval,
+        Arc::clone(&hub),
+        about.instance.clone().unwrap_or_default(),
+    );
+    let mut sampler = tokio::spawn(sampler.run(stop.clone()));
+    let service = Service {
+        processes: world.processes,
+        commands,
+        hub,
+        limits: options.limits,
+        about,
+        stop: stop.clone(),
+    };
+    let server = router(service, &health)?
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let mut server = pin!(server);
+
+    let mut fault = None;
+    tokio::select! {
+        // First, since it makes the others end too.
+        biased;
+        () = shutdown.cancelled() => {}
+        ended = &mut server => return Ok(ended?),
+        ended = &mut sampler => fault = Some(cause(ended)),
+    }
+
+    info!("stopping: streams end, connections get {DRAIN:?} to close");
+    stop.cancel();
+    accepting.shutdown().await;
+    health.stop().await;
+    drain(server, &cut).await?;
+    if fault.is_none() {
+        match timeout(DETACH, &mut sampler).await {
+            Ok(Ok(())) => {}
+            Ok(ended) => fault = Some(cause(ended)),
+            Err(_) => warn!("the hooks are still being detached"),
+        }
+    }
+    fault.map_or(Ok(()), |cause| Err(RunError::Sampler(cause)))
+}
+
+fn router(service: Service, health: &Health) -> Result<Router, RunError> {
+    let netio = NetIoServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        .add_service(netio)
+        .add_service(health.service())
+        .add_service(reflection))
+}
+
+/// Waits until every connection has closed, and cuts off those that take too long.
+async fn drain(
+    mut server: Pin<&mut impl Future<Output = Result<(), tonic::transport::Error>>>,
+    cut: &CancellationToken,
+) -> Result<(), RunError> {
+    if let Ok(ended) = timeout(DRAIN, server.as_mut()).await {
+        ended?;
+        info!("stopped: every connection has closed");
+        return Ok(());
+    }
+    cut.cancel();
+    let all_closed = timeout(CUT, server).await.is_ok();
+    warn!(
+        all_closed,
+        "stopped: cut off the connections that did not close"
+    );
+    Ok(())
+}
+
+fn cause(ended: Result<(), tokio::task::JoinError>) -> String {
+    ended.map_or_else(|error| error.to_string(), |()| "it ended early".to_owned())
+}

@@ -1,0 +1,47 @@
+//! What GetCollectorInfo tells that does not change while the collector runs.
+#![forbid(unsafe_code)]
+
+use std::{fs, io};
+
+use netio::v1;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{Options, kernel::Kernel};
+
+/// Everything but missed events, missed ticks and subscribers.
+pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::CollectorInfo> {
+    let hooks = kernel.info().clone();
+    let limits = options.limits;
+    Ok(v1::CollectorInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: Some(instance()?),
+        kernel_release: rustix::system::uname().release().to_string_lossy().into(),
+        hook_mode: hooks.hook_mode.into(),
+        programs: hooks.programs,
+        blind_spots: hooks.blind_spots,
+        received_calls_meaning: hooks.received_calls_meaning,
+        attempts: hooks.attempts,
+        limits: Some(v1::Limits {
+            max_watches: limits.max_watches,
+            max_subscribers: limits.max_subscribers,
+            max_watch_ids_per_subscription: limits.max_watch_ids_per_subscription,
+            max_pid: kernel.max_pid(),
+        }),
+        // Within the range that was checked before.
+        interval: options.interval.try_into().ok(),
+        missed_events: None,
+        missed_ticks: 0,
+        subscribers: 0,
+    })
+}
+
+fn instance() -> io::Result<v1::CollectorInstance> {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let since_boot = clock_gettime(ClockId::Boottime);
+    let nanoseconds =
+        i128::from(since_boot.tv_sec) * 1_000_000_000 + i128::from(since_boot.tv_nsec);
+    Ok(v1::CollectorInstance {
+        boot_id: boot_id.trim().to_owned(),
+        generation: u64::try_from(nanoseconds).unwrap_or(0),
+    })
+}

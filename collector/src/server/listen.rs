@@ -1,0 +1,145 @@
+//! Where the collector can be reached: Unix sockets, TCP, this process.
+//!
+//! Takes addresses, produces bound listeners: from then on clients may connect
+//! and wait for the collector to run. Promises that nothing is reachable from
+//! another host, since there is no encryption and no proof of identity yet.
+#![forbid(unsafe_code)]
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
+    path::Path,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{DuplexStream, duplex},
+    sync::mpsc,
+};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::unix::{SocketFile, listen_at};
+
+/// Bytes that an in-memory connection holds in each direction.
+const MEMORY_BUFFER: usize = 64 * 1024;
+/// In-memory connections that wait to be accepted.
+const MEMORY_BACKLOG: usize = 16;
+
+pub(super) type MemoryListener = mpsc::Receiver<DuplexStream>;
+
+/// Bound listeners, to be served by [`crate::run`]. Dropping them closes them.
+#[derive(Default)]
+pub struct Listeners {
+    pub(super) unix: Vec<(SocketFile, UnixListener)>,
+    pub(super) tcp: Vec<TcpListener>,
+    pub(super) memory: Vec<MemoryListener>,
+}
+
+impl Listeners {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Listens on a Unix socket at this absolute path, readable and writable
+    /// for its owner and group. Makes the folder if it is missing, replaces the
+    /// file of a collector that is dead, refuses that of one that is alive.
+    pub fn bind_unix(&mut self, path: &Path) -> io::Result<()> {
+        self.unix.push(listen_at(path)?);
+        Ok(())
+    }
+
+    /// Listens on a TCP address of this host's loopback and tells which port it
+    /// got (ask for 0 to have one chosen).
+    pub fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+        if !address.ip().to_canonical().is_loopback() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "cannot listen on {address}: without TLS only loopback addresses are allowed, \
+                     since anybody who reaches the port could watch; use 127.0.0.1 or [::1], or a Unix socket"
+                ),
+            ));
+        }
+        let explain = |why| io::Error::other(format!("cannot listen on {address}: {why}"));
+        let listener = TcpListener::bind(address).map_err(explain)?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        self.tcp.push(listener);
+        Ok(bound)
+    }
+
+    /// Listens to this process itself.
+    pub fn memory(&mut self) -> MemoryConnector {
+        let (connections, listener) = mpsc::channel(MEMORY_BACKLOG);
+        self.memory.push(listener);
+        MemoryConnector { connections }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.unix.is_empty() && self.tcp.is_empty() && self.memory.is_empty()
+    }
+}
+
+/// Connects to the collector in the same process.
+#[derive(Clone, Debug)]
+pub struct MemoryConnector {
+    connections: mpsc::Sender<DuplexStream>,
+}
+
+impl MemoryConnector {
+    /// A channel with a connection of its own, made at the first call. Works
+    /// until the collector stops. Called within a tokio runtime.
+    pub fn channel(&self) -> Channel {
+        // Nothing is looked up by this name.
+        self.connect(&Endpoint::from_static("http://in-process"))
+    }
+
+    /// A channel with the endpoint's settings.
+    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Channel {
+        let connections = self.connections.clone();
+        endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let connections = connections.clone();
+            async move {
+                let (ours, theirs) = duplex(MEMORY_BUFFER);
+                connections.send(theirs).await.map_err(|_| {
+                    let why = "the collector in this process has stopped";
+                    io::Error::new(io::ErrorKind::ConnectionRefused, why)
+                })?;
+                Ok::<_, io::Error>(TokioIo::new(ours))
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_listened_on() {
+        let mut listeners = Listeners::new();
+        for address in ["127.0.0.1:0", "127.8.9.10:0"] {
+            let bound = listeners.bind_tcp(address.parse().unwrap()).unwrap();
+            assert_ne!(bound.port(), 0);
+        }
+        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
+            let refused = listeners.bind_tcp(address.parse().unwrap()).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+            assert!(refused.to_string().contains("TLS"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_explained() {
+        let mut listeners = Listeners::new();
+        let bound = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let refused = listeners.bind_tcp(bound).unwrap_err();
+        assert!(
+            refused.to_string().contains(&bound.to_string()),
+            "{refused}"
+        );
+    }
+}
