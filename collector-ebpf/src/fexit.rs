@@ -8,7 +8,9 @@
 //!
 //! [`splice_read`] and [`zerocopy_receive`] also complete the tracepoint mode.
 
-use aya_ebpf::{macros::fexit, programs::FExitContext};
+use aya_ebpf::{
+    helpers::generated::bpf_sock_from_file, macros::fexit, programs::FExitContext,
+};
 use netio_abi::NO_SLOT;
 
 use crate::{
@@ -59,10 +61,32 @@ pub fn sendpage(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `ssize_t tcp_splice_read(struct socket *sock, loff_t *ppos,
-/// struct pipe_inode_info *pipe, size_t len, unsigned int flags)`
-#[fexit(function = "tcp_splice_read")]
+/// `ssize_t sock_splice_read(struct file *file, loff_t *ppos,
+/// struct pipe_inode_info *pipe, size_t len, unsigned int flags)`, which calls
+/// `tcp_splice_read` or kernel TLS's twin of it. Multipath TCP has none: its
+/// splices are receive calls, which are counted as such.
+#[fexit(function = "sock_splice_read")]
 pub fn splice_read(ctx: FExitContext) -> i32 {
+    let slot = watched_slot();
+    if slot == NO_SLOT {
+        return 0;
+    }
+    let ret: i64 = ctx.arg(5);
+    if ret <= 0 {
+        return 0;
+    }
+    // SAFETY: the verifier checks the argument.
+    let socket = unsafe { bpf_sock_from_file(ctx.arg::<*mut u8>(0).cast()) };
+    if !socket.is_null() && kind(sk_of(Btf(socket.cast_const().cast()))) == Kind::Tcp {
+        received(slot, ret as u64);
+    }
+    0
+}
+
+/// `ssize_t tcp_splice_read(struct socket *sock, ...)`, where the former cannot
+/// be hooked.
+#[fexit(function = "tcp_splice_read")]
+pub fn splice_read_tcp(ctx: FExitContext) -> i32 {
     let slot = watched_slot();
     if slot == NO_SLOT {
         return 0;

@@ -26,14 +26,9 @@ use netio_abi::NO_SLOT;
 use crate::{
     account::{map_full, received, sent, watched_slot},
     receive_queue::POSITIONS,
-    sock::{Kind, Raw, consumed, has_ulp, kind, offset, position, urgent_between},
+    sock::{Kind, Raw, consumed, has_ulp, kind, position, urgent_between},
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
-
-/// Which argument of the receive functions holds the flags: the fifth until
-/// 5.18, the fourth since. The collector sets it at load.
-#[unsafe(no_mangle)]
-static RECV_FLAGS_ARG: u32 = 3;
 
 /// Threads inside a receive function that is hooked at both ends → its flags.
 #[btf_map]
@@ -102,15 +97,25 @@ pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
 }
 
 /// `int mptcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len,
-/// [int nonblock,] int flags, int *addr_len)`, and `tls_sw_recvmsg` alike.
+/// int flags, int *addr_len)`, and `tls_sw_recvmsg` alike.
 #[kprobe]
 pub fn recv_entry(ctx: ProbeContext) -> u32 {
-    if watched_slot() == NO_SLOT {
-        return 0;
-    }
-    let flags = if offset(&RECV_FLAGS_ARG) == 3 { ctx.arg::<i32>(3) } else { ctx.arg::<i32>(4) };
-    if let Some(flags) = flags
-        && RECEIVING.insert(bpf_get_current_pid_tgid(), flags, u64::from(BPF_ANY)).is_err()
+    on_recv_entry(ctx.arg(3))
+}
+
+/// The same until 5.18, with `int nonblock` before the flags.
+#[kprobe]
+pub fn recv_entry_5_18(ctx: ProbeContext) -> u32 {
+    on_recv_entry(ctx.arg(4))
+}
+
+#[inline(always)]
+fn on_recv_entry(flags: Option<i32>) -> u32 {
+    if watched_slot() != NO_SLOT
+        && let Some(flags) = flags
+        && RECEIVING
+            .insert(bpf_get_current_pid_tgid(), flags, u64::from(BPF_ANY))
+            .is_err()
     {
         map_full();
     }
@@ -133,6 +138,20 @@ pub fn recv_return(ctx: RetProbeContext) -> u32 {
         && ret > 0
         && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0
     {
+        received(slot, ret as u64);
+    }
+    0
+}
+
+/// The return of `tls_sw_splice_read`.
+#[kretprobe]
+pub fn splice_return(ctx: RetProbeContext) -> u32 {
+    let slot = watched_slot();
+    if slot == NO_SLOT {
+        return 0;
+    }
+    let ret: i64 = ctx.ret();
+    if ret > 0 {
         received(slot, ret as u64);
     }
     0

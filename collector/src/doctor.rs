@@ -42,7 +42,12 @@ pub struct Check {
 
 impl Check {
     fn new(name: &str, status: Status, detail: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), status, detail: detail.into(), remedy: None }
+        Self {
+            name: name.to_owned(),
+            status,
+            detail: detail.into(),
+            remedy: None,
+        }
     }
 
     fn remedy(mut self, remedy: &str) -> Self {
@@ -100,21 +105,28 @@ pub fn run() -> Report {
 
 fn modes() -> Vec<Check> {
     let btf = kernel_types();
-    [v1::HookMode::Tracepoint, v1::HookMode::Fentry, v1::HookMode::Kprobe]
-        .into_iter()
-        .map(|mode| {
-            let name = format!("mode {}", mode_name(mode));
-            match try_mode(mode, btf.as_ref()) {
-                Ok(info) => {
-                    let hooks: Vec<String> =
-                        info.programs.into_iter().map(|program| program.hook).collect();
-                    Check::new(&name, Status::Ok, format!("attaches: {}", hooks.join(", ")))
-                }
-                // One mode is enough, so a single one that fails is no failure.
-                Err((cause, remedy)) => Check::new(&name, Status::Warn, cause).remedy(remedy),
+    [
+        v1::HookMode::Tracepoint,
+        v1::HookMode::Fentry,
+        v1::HookMode::Kprobe,
+    ]
+    .into_iter()
+    .map(|mode| {
+        let name = format!("mode {}", mode_name(mode));
+        match try_mode(mode, btf.as_ref()) {
+            Ok(info) => {
+                let hooks: Vec<String> = info
+                    .programs
+                    .into_iter()
+                    .map(|program| program.hook)
+                    .collect();
+                Check::new(&name, Status::Ok, format!("attaches: {}", hooks.join(", ")))
             }
-        })
-        .collect()
+            // One mode is enough, so a single one that fails is no failure.
+            Err((cause, remedy)) => Check::new(&name, Status::Warn, cause).remedy(remedy),
+        }
+    })
+    .collect()
 }
 
 #[cfg(test)]

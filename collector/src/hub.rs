@@ -3,11 +3,15 @@
 //! Takes the sampler's ticks, produces one [`Subscription`] per subscriber: a
 //! stream of ticks. Each subscriber holds one place for the newest tick and no
 //! queue, so a slow one skips ticks, is told how many, delays nobody and costs
-//! no memory. Dropping a subscription ends it. The hub knows nothing of
-//! processes or the kernel.
+//! no memory. Totals make up for a skipped tick, except for a process whose last
+//! sample was in it: so the last samples of recent exits travel on with each
+//! tick, and a subscriber that skipped them gets them late. Dropping a
+//! subscription ends it. The hub knows nothing of the kernel.
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::VecDeque,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -17,13 +21,43 @@ use netio::v1;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_stream::{Stream, wrappers::WatchStream};
 
-/// One tick's message with the samples of every watch, as a subscriber to all
-/// of them gets it; `skipped_ticks` is the subscriber's own matter and 0 here.
-pub(crate) type Tick = Arc<v1::SubscribeResponse>;
+/// How many last samples are kept for subscribers that skip ticks; of more
+/// exits within the ticks that it skipped, a subscriber misses the oldest.
+const MAX_LAST_SAMPLES: usize = 1024;
+
+/// What the hub hands out.
+pub(crate) struct Tick {
+    /// The message with the samples of every watch, as a subscriber to all of
+    /// them gets it; `skipped_ticks` is the subscriber's own matter and 0 here.
+    pub(crate) message: v1::SubscribeResponse,
+    /// The samples of exited processes, this tick's included, each with the
+    /// sequence of its tick; oldest first.
+    last_samples: Arc<VecDeque<(u64, v1::NetIoSample)>>,
+}
+
+impl Tick {
+    fn after(previous: Option<&Self>, message: v1::SubscribeResponse) -> Self {
+        let mut last_samples = previous
+            .map(|tick| Arc::clone(&tick.last_samples))
+            .unwrap_or_default();
+        let exited = |sample: &&v1::NetIoSample| sample.state() == v1::ProcessState::Exited;
+        for sample in message.samples.iter().filter(exited) {
+            let kept = Arc::make_mut(&mut last_samples);
+            if kept.len() == MAX_LAST_SAMPLES {
+                kept.pop_front();
+            }
+            kept.push_back((message.sequence, sample.clone()));
+        }
+        Self {
+            message,
+            last_samples,
+        }
+    }
+}
 
 /// The subscribers, up to a limit.
 pub(crate) struct Hub {
-    newest: watch::Sender<Option<Tick>>,
+    newest: watch::Sender<Option<Arc<Tick>>>,
     places: Arc<Semaphore>,
     max_subscribers: u32,
 }
@@ -47,8 +81,10 @@ impl Hub {
     }
 
     /// Gives every subscriber this tick, in place of one not yet read.
-    pub(crate) fn publish(&self, tick: v1::SubscribeResponse) {
-        self.newest.send_replace(Some(Arc::new(tick)));
+    pub(crate) fn publish(&self, message: v1::SubscribeResponse) {
+        self.newest.send_modify(|newest| {
+            *newest = Some(Arc::new(Tick::after(newest.as_deref(), message)));
+        });
     }
 
     /// Begins with the next tick after this call.
@@ -59,9 +95,15 @@ impl Hub {
                 .map_err(|_| TooManySubscribers {
                     max_subscribers: self.max_subscribers,
                 })?;
+        let receiver = self.newest.subscribe();
+        let begun_after = receiver
+            .borrow()
+            .as_ref()
+            .map_or(0, |tick| tick.message.sequence);
         Ok(Subscription {
-            ticks: WatchStream::from_changes(self.newest.subscribe()),
-            last_sequence: None,
+            ticks: WatchStream::from_changes(receiver),
+            first: true,
+            last_sequence: begun_after,
             _place: place,
         })
     }
@@ -75,15 +117,32 @@ impl Hub {
 
 /// The ticks for one subscriber.
 pub(crate) struct Subscription {
-    ticks: WatchStream<Option<Tick>>,
-    last_sequence: Option<u64>,
+    ticks: WatchStream<Option<Arc<Tick>>>,
+    first: bool,
+    /// The tick delivered last; at first, the newest when this began.
+    last_sequence: u64,
     _place: OwnedSemaphorePermit,
 }
 
-/// A tick, and how many this subscriber was too slow for since the last one.
+/// A tick, and what this subscriber was too slow for since the last one.
 pub(crate) struct Delivery {
-    pub(crate) tick: Tick,
+    pub(crate) tick: Arc<Tick>,
+    /// How many ticks; 0 in the first delivery.
     pub(crate) skipped_ticks: u64,
+    /// The ticks after this one and before the delivered one were skipped.
+    after: u64,
+}
+
+impl Delivery {
+    /// The samples of processes that exited in the skipped ticks.
+    pub(crate) fn skipped_last_samples(&self) -> impl Iterator<Item = &v1::NetIoSample> {
+        let skipped = self.after + 1..self.tick.message.sequence;
+        self.tick
+            .last_samples
+            .iter()
+            .filter(move |(sequence, _)| skipped.contains(sequence))
+            .map(|(_, sample)| sample)
+    }
 }
 
 impl Stream for Subscription {
@@ -95,14 +154,18 @@ impl Stream for Subscription {
         let Some(tick) = newest.flatten() else {
             return Poll::Ready(None);
         };
-        let skipped_ticks = match self.last_sequence {
-            Some(last) => tick.sequence.saturating_sub(last + 1),
-            None => 0,
+        let sequence = tick.message.sequence;
+        let after = mem::replace(&mut self.last_sequence, sequence);
+        let first = mem::replace(&mut self.first, false);
+        let skipped_ticks = if first {
+            0
+        } else {
+            sequence.saturating_sub(after + 1)
         };
-        self.last_sequence = Some(tick.sequence);
         Poll::Ready(Some(Delivery {
             tick,
             skipped_ticks,
+            after,
         }))
     }
 }
@@ -124,7 +187,7 @@ mod tests {
 
     async fn next(subscription: &mut Subscription) -> (u64, u64) {
         let delivery = subscription.next().await.unwrap();
-        (delivery.tick.sequence, delivery.skipped_ticks)
+        (delivery.tick.message.sequence, delivery.skipped_ticks)
     }
 
     #[tokio::test]
@@ -162,6 +225,59 @@ mod tests {
         assert_eq!(next(&mut slow).await, (6, 4));
         publish(&hub, 7);
         assert_eq!(next(&mut slow).await, (7, 0));
+    }
+
+    fn publish_exit(hub: &Hub, sequence: u64, sent_bytes_total: u64) {
+        let sample = v1::NetIoSample {
+            state: v1::ProcessState::Exited.into(),
+            sent_bytes_total,
+            ..Default::default()
+        };
+        let samples = vec![sample];
+        hub.publish(v1::SubscribeResponse {
+            sequence,
+            samples,
+            ..Default::default()
+        });
+    }
+
+    async fn late_totals(subscription: &mut Subscription) -> Vec<u64> {
+        let delivery = subscription.next().await.unwrap();
+        delivery
+            .skipped_last_samples()
+            .map(|sample| sample.sent_bytes_total)
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_process_that_exits_in_a_skipped_tick_is_told_late_and_once() {
+        let hub = Hub::new(8);
+        publish_exit(&hub, 1, 11); // before anybody subscribed
+        let mut slow = hub.subscribe().unwrap();
+        publish_exit(&hub, 2, 22);
+        publish(&hub, 3);
+        assert_eq!(late_totals(&mut slow).await, [22]);
+        publish(&hub, 4);
+        publish_exit(&hub, 5, 55);
+        publish_exit(&hub, 6, 66);
+        // The last one is in the tick itself.
+        assert_eq!(late_totals(&mut slow).await, [55]);
+        publish(&hub, 7);
+        assert_eq!(late_totals(&mut slow).await, [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn last_samples_are_kept_up_to_a_limit() {
+        let hub = Hub::new(8);
+        let mut slow = hub.subscribe().unwrap();
+        let exits = MAX_LAST_SAMPLES as u64 + 10;
+        for sequence in 1..=exits {
+            publish_exit(&hub, sequence, sequence);
+        }
+        publish(&hub, exits + 1);
+        let totals = late_totals(&mut slow).await;
+        assert_eq!(totals.len(), MAX_LAST_SAMPLES);
+        assert_eq!(totals.last(), Some(&exits));
     }
 
     #[tokio::test]

@@ -158,28 +158,38 @@ pub(crate) async fn run_in(
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let mut server = pin!(server);
 
-    let mut fault = None;
+    let mut served = None;
+    let mut sampled = None;
     tokio::select! {
-        // First, since it makes the others end too.
-        biased;
         () = shutdown.cancelled() => {}
-        ended = &mut server => return Ok(ended?),
-        ended = &mut sampler => fault = Some(cause(ended)),
+        ended = &mut server => served = Some(ended),
+        ended = &mut sampler => sampled = Some(ended),
     }
+    // The shutdown ends the others too, and their end may be seen first.
+    let faulty = !shutdown.is_cancelled();
 
     info!("stopping: streams end, connections get {DRAIN:?} to close");
     stop.cancel();
     accepting.shutdown().await;
     health.stop().await;
-    drain(server, &cut).await?;
-    if fault.is_none() {
-        match timeout(DETACH, &mut sampler).await {
-            Ok(Ok(())) => {}
-            Ok(ended) => fault = Some(cause(ended)),
-            Err(_) => warn!("the hooks are still being detached"),
+    match served {
+        Some(ended) => ended?,
+        None => drain(server, &cut).await?,
+    }
+    let early = faulty && sampled.is_some();
+    let sampled = match sampled {
+        Some(ended) => Ok(ended),
+        None => timeout(DETACH, &mut sampler).await,
+    };
+    match sampled {
+        Ok(Err(fault)) => Err(RunError::Sampler(fault.to_string())),
+        Ok(Ok(())) if early => Err(RunError::Sampler("it ended early".to_owned())),
+        Ok(Ok(())) => Ok(()),
+        Err(_) => {
+            warn!("the hooks are still being detached");
+            Ok(())
         }
     }
-    fault.map_or(Ok(()), |cause| Err(RunError::Sampler(cause)))
 }
 
 fn router(service: Service, health: &Health) -> Result<Router, RunError> {
@@ -214,8 +224,4 @@ async fn drain(
         "stopped: cut off the connections that did not close"
     );
     Ok(())
-}
-
-fn cause(ended: Result<(), tokio::task::JoinError>) -> String {
-    ended.map_or_else(|error| error.to_string(), |()| "it ended early".to_owned())
 }

@@ -26,10 +26,14 @@ pub(super) fn all() -> Vec<Check> {
 }
 
 fn kernel() -> Check {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
     match version(&release) {
-        Some(version) if version < (5, 8) => Check::new("kernel", Status::Fail, release)
-            .remedy("netio needs Linux 5.8 or later"),
+        Some(version) if version < (5, 8) => {
+            Check::new("kernel", Status::Fail, release).remedy("netio needs Linux 5.8 or later")
+        }
         _ => Check::new("kernel", Status::Ok, release),
     }
 }
@@ -42,9 +46,11 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 fn btf() -> Check {
     match fs::metadata(KERNEL_BTF) {
-        Ok(file) => {
-            Check::new("BTF", Status::Ok, format!("{KERNEL_BTF}, {} KiB", file.len() / 1024))
-        }
+        Ok(file) => Check::new(
+            "BTF",
+            Status::Ok,
+            format!("{KERNEL_BTF}, {} KiB", file.len() / 1024),
+        ),
         Err(error) => Check::new("BTF", Status::Warn, format!("{KERNEL_BTF}: {error}")).remedy(
             "use a kernel built with CONFIG_DEBUG_INFO_BTF=y; without it only the tracepoint mode \
              works, and it misses splices",
@@ -70,11 +76,19 @@ fn capability_set() -> Check {
         .map(|(_, name, why)| format!("{name} (for {why})"))
         .collect();
     if missing.is_empty() {
-        let who = if geteuid().is_root() { "root" } else { "not root" };
+        let who = if geteuid().is_root() {
+            "root"
+        } else {
+            "not root"
+        };
         Check::new(name, Status::Ok, format!("CAP_BPF and CAP_PERFMON ({who})"))
     } else {
-        Check::new(name, Status::Fail, format!("missing: {}", missing.join(", ")))
-            .remedy("run as root (sudo), or grant these capabilities to the service")
+        Check::new(
+            name,
+            Status::Fail,
+            format!("missing: {}", missing.join(", ")),
+        )
+        .remedy("run as root (sudo), or grant these capabilities to the service")
     }
 }
 
@@ -89,7 +103,11 @@ fn lockdown() -> Check {
                 Check::new("lockdown", Status::Ok, mode)
             }
         }
-        Err(_) => Check::new("lockdown", Status::Ok, "not told (securityfs is not mounted, or no lockdown)"),
+        Err(_) => Check::new(
+            "lockdown",
+            Status::Ok,
+            "not told (securityfs is not mounted, or no lockdown)",
+        ),
     }
 }
 
@@ -103,14 +121,22 @@ fn unprivileged_bpf() -> Check {
     match sysctl("kernel/unprivileged_bpf_disabled").as_deref() {
         Some("0") => Check::new(name, Status::Warn, "0: any user may load BPF programs")
             .remedy("sysctl kernel.unprivileged_bpf_disabled=2 (netio does not need it)"),
-        Some(value) => Check::new(name, Status::Ok, format!("disabled ({value}), as it should be")),
+        Some(value) => Check::new(
+            name,
+            Status::Ok,
+            format!("disabled ({value}), as it should be"),
+        ),
         None => Check::new(name, Status::Ok, "no such sysctl"),
     }
 }
 
 fn perf_paranoid() -> Check {
     let value = sysctl("kernel/perf_event_paranoid").unwrap_or_else(|| "no such sysctl".to_owned());
-    Check::new("perf_paranoid", Status::Ok, format!("{value} (CAP_PERFMON overrides it)"))
+    Check::new(
+        "perf_paranoid",
+        Status::Ok,
+        format!("{value} (CAP_PERFMON overrides it)"),
+    )
 }
 
 fn sysctl(name: &str) -> Option<String> {
@@ -122,8 +148,12 @@ fn sysctl(name: &str) -> Option<String> {
 fn tracefs_mounted() -> Check {
     match tracefs() {
         Some(path) => Check::new("tracefs", Status::Ok, path.display().to_string()),
-        None => Check::new("tracefs", Status::Warn, "not mounted; the kprobe mode needs it")
-            .remedy("mount -t tracefs nodev /sys/kernel/tracing"),
+        None => Check::new(
+            "tracefs",
+            Status::Warn,
+            "not mounted; the kprobe mode needs it",
+        )
+        .remedy("mount -t tracefs nodev /sys/kernel/tracing"),
     }
 }
 
@@ -131,7 +161,11 @@ fn bpffs_mounted() -> Check {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     match mount_of(&mounts, "bpf") {
         Some(path) => Check::new("bpffs", Status::Ok, path),
-        None => Check::new("bpffs", Status::Ok, "not mounted (not needed now; mount -t bpf bpf /sys/fs/bpf)"),
+        None => Check::new(
+            "bpffs",
+            Status::Ok,
+            "not mounted (not needed now; mount -t bpf bpf /sys/fs/bpf)",
+        ),
     }
 }
 
@@ -151,8 +185,12 @@ fn pid_namespace() -> Check {
     const INITIAL: &str = "pid:[4026531836]";
     match fs::read_link("/proc/self/ns/pid") {
         Ok(link) if link.as_os_str() == INITIAL => Check::new(name, Status::Ok, "the host's"),
-        Ok(link) => Check::new(name, Status::Warn, format!("{}, not the host's", link.display()))
-            .remedy("run in the host's pid namespace (docker: --pid=host), else pids do not match"),
+        Ok(link) => Check::new(
+            name,
+            Status::Warn,
+            format!("{}, not the host's", link.display()),
+        )
+        .remedy("run in the host's pid namespace (docker: --pid=host), else pids do not match"),
         Err(error) => Check::new(name, Status::Warn, error.to_string()),
     }
 }
@@ -170,7 +208,10 @@ mod tests {
 
     #[test]
     fn reads_the_selected_word_and_mounts() {
-        assert_eq!(selected("none [integrity] confidentiality\n"), Some("integrity"));
+        assert_eq!(
+            selected("none [integrity] confidentiality\n"),
+            Some("integrity")
+        );
         assert_eq!(selected("none"), None);
         let mounts = "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
         assert_eq!(mount_of(mounts, "bpf"), Some("/sys/fs/bpf"));

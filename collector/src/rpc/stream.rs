@@ -1,7 +1,8 @@
 //! The stream of one Subscribe call.
 //!
 //! Takes a [`Subscription`], produces the caller's messages: only the samples it
-//! asked for, and a status when the collector stops. Dropping it ends the
+//! asked for, the last ones of processes that exited in skipped ticks included,
+//! and a status when the collector stops. Dropping it ends the
 //! subscription.
 #![forbid(unsafe_code)]
 
@@ -65,7 +66,7 @@ struct Filter(HashSet<String>);
 
 impl Filter {
     fn message(&self, delivery: &Delivery) -> v1::SubscribeResponse {
-        let tick = &*delivery.tick;
+        let tick = &delivery.tick.message;
         let wanted = |sample: &&v1::NetIoSample| {
             self.0.is_empty() || self.0.contains(sample.watch_id.as_str())
         };
@@ -75,7 +76,13 @@ impl Filter {
             interval: tick.interval,
             skipped_ticks: delivery.skipped_ticks,
             instance: tick.instance.clone(),
-            samples: tick.samples.iter().filter(wanted).cloned().collect(),
+            samples: tick
+                .samples
+                .iter()
+                .chain(delivery.skipped_last_samples())
+                .filter(wanted)
+                .cloned()
+                .collect(),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Bench {
 
     async fn tick(&mut self) -> v1::SubscribeResponse {
         let delivery = self.ticks.next().await.unwrap();
-        (*delivery.tick).clone()
+        delivery.tick.message.clone()
     }
 }
 

@@ -22,3 +22,4 @@ mod tally;
 
 pub use driver::run;
 pub use pattern::Pattern;
+pub use sys::{TcpInfo, tcp_info};

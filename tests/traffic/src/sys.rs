@@ -13,36 +13,36 @@ use std::ptr;
 /// The kernel's `struct tcp_info`, as far as it is needed (Linux 4.19).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TcpInfo {
+pub struct TcpInfo {
     bytes: [u8; 5],
     /// TCPI_OPT_* flags.
-    pub(crate) options: u8,
+    pub options: u8,
     bits: [u8; 2],
     before_unacked: [u32; 4],
     /// Segments sent and not acknowledged.
-    pub(crate) unacked: u32,
+    pub unacked: u32,
     before_bytes: [u32; 19],
     rates: [u64; 2],
     bytes_acked: u64,
     /// How far the receive sequence has advanced: data, and 1 for a FIN.
-    pub(crate) bytes_received: u64,
+    pub bytes_received: u64,
     segments: [u32; 2],
     /// Bytes accepted from the process and not sent yet.
-    pub(crate) notsent_bytes: u32,
+    pub notsent_bytes: u32,
     before_sent: [u32; 3],
     rates_and_limits: [u64; 4],
     delivered: [u32; 2],
     /// Data bytes sent, with retransmissions.
-    pub(crate) bytes_sent: u64,
+    pub bytes_sent: u64,
     /// Data bytes retransmitted.
-    pub(crate) bytes_retrans: u64,
+    pub bytes_retrans: u64,
 }
 
 /// TCPI_OPT_SYN_DATA: data in the SYN was acknowledged.
 pub(crate) const OPTION_SYN_DATA: u8 = 32;
 
 /// Reads TCP_INFO.
-pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
+pub fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     // SAFETY: all fields are integers, for which zero is a value.
     let mut info: TcpInfo = unsafe { zeroed() };
     let length = get_option(&socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;

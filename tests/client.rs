@@ -1,0 +1,291 @@
+//! The terminal client as a user runs it: with a collector inside, and with one
+//! outside.
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use support::{
+    Collector, PATIENCE, Result, binary, connection, lacks_kernel, signal, skip, transfer, wait,
+};
+
+fn client(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("netio-client"));
+    command.args(arguments).env_remove("NETIO_ENDPOINT");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The next line of a client's JSON output.
+fn next(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> Result<serde_json::Value> {
+    Ok(serde_json::from_str(
+        &lines.next().ok_or("the output ended")??,
+    )?)
+}
+
+fn lines(process: &mut Child) -> Result<std::io::Lines<BufReader<std::process::ChildStdout>>> {
+    Ok(BufReader::new(process.stdout.take().ok_or("no output")?).lines())
+}
+
+fn stderr(process: &mut Child) -> Result<String> {
+    let mut text = String::new();
+    process
+        .stderr
+        .take()
+        .ok_or("no errors")?
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The watches that a collector has now.
+fn watches(collector: &Collector) -> Result<String> {
+    let output = client(&[
+        "list",
+        "--output",
+        "json",
+        "--endpoint",
+        &collector.endpoint(),
+    ])
+    .output()?;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[test]
+fn with_no_collector_anywhere_the_client_brings_its_own() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let mut link = connection()?;
+    let pid = std::process::id().to_string();
+    let mut process =
+        client(&["watch", "--pid", &pid, "--output", "json", "--count", "4"]).spawn()?;
+    let mut lines = lines(&mut process)?;
+    let first = next(&mut lines)?;
+    assert_eq!(first["pid"], std::process::id());
+    assert_eq!(first["state"], "running");
+    assert_eq!(first["sent_bytes_total"], 0);
+    transfer(&mut link, 54_321)?;
+    let mut last = first.clone();
+    for number in 1..4 {
+        let sample = next(&mut lines)?;
+        let sequence = first["sequence"].as_u64().ok_or("no sequence")? + number;
+        assert_eq!(sample["sequence"], sequence);
+        let interval = sample["interval_s"].as_f64().ok_or("no interval")?;
+        assert!((0.5..5.0).contains(&interval), "{interval} s");
+        last = sample;
+    }
+    assert_eq!(last["sent_bytes_total"], 54_321);
+    assert_eq!(last["received_bytes_total"], 54_321);
+    for key in [
+        "time",
+        "skipped_ticks",
+        "watch_id",
+        "name",
+        "sent_calls",
+        "received_calls",
+    ] {
+        assert!(!last[key].is_null(), "{key} is missing in {last}");
+    }
+    assert!(lines.next().is_none(), "more than --count ticks");
+    assert!(wait(&mut process, PATIENCE)?.success());
+    assert!(
+        stderr(&mut process)?.contains("collector"),
+        "it does not say that it brings its own"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_interrupt_ends_it_cleanly_and_its_watch_with_it() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&["--interval", "100ms"])?;
+    let pid = std::process::id().to_string();
+    let endpoint = collector.endpoint();
+    let mut process = client(&[
+        "watch",
+        "--pid",
+        &pid,
+        "--output",
+        "json",
+        "--endpoint",
+        &endpoint,
+    ])
+    .spawn()?;
+    let mut lines = lines(&mut process)?;
+    next(&mut lines)?;
+    assert!(watches(&collector)?.contains("watch_id"));
+    signal(&process, Signal::INT)?;
+    assert!(wait(&mut process, PATIENCE)?.success());
+    assert!(
+        !watches(&collector)?.contains("watch_id"),
+        "the watch was left behind"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_closed_pipe_ends_it_cleanly_and_its_watch_with_it() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&["--interval", "100ms"])?;
+    let pid = std::process::id().to_string();
+    let endpoint = collector.endpoint();
+    let mut process = client(&["watch", "--pid", &pid, "--endpoint", &endpoint]).spawn()?;
+    let mut lines = lines(&mut process)?;
+    lines.next().ok_or("no output")??;
+    drop(lines);
+    assert!(
+        wait(&mut process, PATIENCE)?.success(),
+        "{}",
+        stderr(&mut process)?
+    );
+    assert!(
+        !watches(&collector)?.contains("watch_id"),
+        "the watch was left behind"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_process_that_exits_is_told_with_its_last_bytes_and_ends_the_watch() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&["--interval", "200ms"])?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    // bash itself connects, waits to be watched, and sends 7 bytes as it goes.
+    let mut sender = Command::new("bash")
+        .args([
+            "-c",
+            &format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read; printf goodbye >&3"),
+        ])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    let (mut peer, _) = listener.accept()?;
+    let pid = sender.id().to_string();
+    let endpoint = collector.endpoint();
+    let mut process = client(&[
+        "watch",
+        "--pid",
+        &pid,
+        "--output",
+        "json",
+        "--endpoint",
+        &endpoint,
+    ])
+    .spawn()?;
+    let mut lines = lines(&mut process)?;
+    next(&mut lines)?;
+    drop(sender.stdin.take());
+    let mut last = serde_json::Value::Null;
+    for line in lines {
+        last = serde_json::from_str(&line?)?;
+    }
+    sender.wait()?;
+    assert_eq!(last["state"], "exited");
+    assert_eq!(last["sent_bytes_total"], 7);
+    assert!(wait(&mut process, PATIENCE)?.success());
+    let mut heard = String::new();
+    peer.read_to_string(&mut heard)?;
+    assert_eq!(heard, "goodbye");
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&[])?;
+    let endpoint = collector.endpoint();
+    let absent = "4194303"; // beyond what any process here has
+    let output = client(&["watch", "--pid", absent, "--endpoint", &endpoint]).output()?;
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr)?;
+    assert!(
+        text.contains("PROCESS_NOT_FOUND") && text.contains(absent),
+        "{text}"
+    );
+
+    let output = client(&["list", "--endpoint", "unix:///nowhere/at/all.sock"]).output()?;
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr)?;
+    assert!(text.contains("/nowhere/at/all.sock"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn info_and_doctor_tell_the_hooks() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&[])?;
+    let output = client(&["info", "--endpoint", &collector.endpoint()]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    for word in ["tracepoint", "sock_send_length", "not-tcp"] {
+        assert!(text.contains(word), "{word} is missing in:\n{text}");
+    }
+    let output = client(&["doctor"]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(output.status.success(), "{text}");
+    for word in [
+        "kernel",
+        "BTF",
+        "mode tracepoint",
+        "mode fentry",
+        "mode kprobe",
+    ] {
+        assert!(text.contains(word), "{word} is missing in:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_collector_ends_open_streams_and_exits_in_time() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let mut collector = Collector::start(&["--interval", "100ms"])?;
+    let pid = std::process::id().to_string();
+    let endpoint = collector.endpoint();
+    let mut process = client(&[
+        "watch",
+        "--pid",
+        &pid,
+        "--output",
+        "json",
+        "--endpoint",
+        &endpoint,
+    ])
+    .spawn()?;
+    let mut lines = lines(&mut process)?;
+    next(&mut lines)?;
+    let start = Instant::now();
+    assert!(collector.terminate()?.success());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(!collector.socket.exists(), "the socket was left behind");
+    assert!(!wait(&mut process, PATIENCE)?.success());
+    assert!(stderr(&mut process)?.contains("SHUTTING_DOWN"));
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! What the end-to-end tests share: real binaries, a real collector, and the
+//! rule for tests that need a privilege or a program which is not there.
+
+// Each test file is a program of its own and uses a part of this; and nothing
+// here is on a request path.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used)]
+
+use std::{
+    env,
+    error::Error,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use netio::v1::{
+    NetIoSample, SubscribeRequest, SubscribeResponse, Target, Watch, WatchRequest,
+    net_io_service_client::NetIoServiceClient, target::Selector,
+};
+use tempfile::TempDir;
+use tonic::{Streaming, transport::Channel};
+
+pub mod mariadb;
+pub mod mysql;
+
+pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+/// The time that anything may take which should take moments.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// True if the test must be left out, which is said aloud; where nothing may be
+/// left out (`NETIO_REQUIRE_KERNEL=1`), that is a failure.
+pub fn skip(lacking: Option<&str>) -> bool {
+    let Some(lacking) = lacking else { return false };
+    assert!(
+        env::var_os("NETIO_REQUIRE_KERNEL").is_none_or(|value| value != "1"),
+        "must run here, but lacks {lacking}"
+    );
+    eprintln!("skipping test - lacks {lacking}");
+    true
+}
+
+/// What is lacking to attach probes, if anything.
+pub fn lacks_kernel() -> Option<&'static str> {
+    (!rustix::process::geteuid().is_root()).then_some("root, to load BPF programs")
+}
+
+/// The path of one of the workspace's programs, built with the tests' profile.
+pub fn binary(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            // target/PROFILE/deps/this-test
+            let test = env::current_exe().expect("the test's own path");
+            let profile = test
+                .ancestors()
+                .nth(2)
+                .expect("a target directory")
+                .to_owned();
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--bins"]);
+            build.args(["--package", "netio-collector", "--package", "netio-client"]);
+            build.current_dir(env!("CARGO_MANIFEST_DIR"));
+            build
+                .arg("--target-dir")
+                .arg(profile.parent().expect("a target directory"));
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            assert!(
+                build.status().expect("cargo runs").success(),
+                "the programs do not build"
+            );
+            profile
+        })
+        .join(name)
+}
+
+/// A `netio-collector` process on a Unix socket of its own; ended when dropped.
+pub struct Collector {
+    process: Child,
+    pub socket: PathBuf,
+    _directory: TempDir,
+}
+
+impl Collector {
+    pub fn start(arguments: &[&str]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let socket = directory.path().join("collector.sock");
+        let process = Command::new(binary("netio-collector"))
+            .arg("--listen")
+            .arg(format!("unix://{}", socket.display()))
+            .args(arguments)
+            .env_remove("NETIO_CONFIG")
+            .env("NETIO_LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn()?;
+        let mut collector = Self {
+            process,
+            socket,
+            _directory: directory,
+        };
+        let start = Instant::now();
+        while UnixStream::connect(&collector.socket).is_err() {
+            if let Some(status) = collector.process.try_wait()? {
+                return Err(format!("the collector ended at once: {status}").into());
+            }
+            if start.elapsed() > PATIENCE {
+                return Err("the collector does not answer".into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(collector)
+    }
+
+    /// What `--endpoint` takes.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    pub async fn connect(&self) -> Result<NetIoServiceClient<Channel>> {
+        Ok(NetIoServiceClient::connect(self.endpoint()).await?)
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
+        signal(&self.process, rustix::process::Signal::TERM)?;
+        wait(&mut self.process, PATIENCE)
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Sends a signal to a process that the test started.
+pub fn signal(process: &Child, signal: rustix::process::Signal) -> Result {
+    let pid = rustix::process::Pid::from_child(process);
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// Waits for a process to end, but not forever.
+pub fn wait(process: &mut Child, patience: Duration) -> Result<std::process::ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = process.try_wait()? {
+            return Ok(status);
+        }
+        if start.elapsed() > patience {
+            return Err(format!("process {} does not end", process.id()).into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Watches a process.
+pub async fn watch(client: &mut NetIoServiceClient<Channel>, pid: u32) -> Result<Watch> {
+    let target = Target {
+        selector: Some(Selector::Pid(pid)),
+    };
+    let response = client
+        .watch(WatchRequest {
+            target: Some(target),
+        })
+        .await?;
+    Ok(response
+        .into_inner()
+        .watch
+        .ok_or("no watch in the response")?)
+}
+
+/// The stream of one watch.
+pub async fn subscribe(
+    client: &mut NetIoServiceClient<Channel>,
+    watch: &Watch,
+) -> Result<Streaming<SubscribeResponse>> {
+    let watch_ids = vec![watch.watch_id.clone()];
+    Ok(client
+        .subscribe(SubscribeRequest { watch_ids })
+        .await?
+        .into_inner())
+}
+
+/// The next tick, which must come soon.
+pub async fn next_tick(ticks: &mut Streaming<SubscribeResponse>) -> Result<SubscribeResponse> {
+    let message = tokio::time::timeout(PATIENCE, ticks.message()).await??;
+    Ok(message.ok_or("the stream ended")?)
+}
+
+/// The watch's sample in a tick of a stream that holds only that.
+pub fn sample(tick: &SubscribeResponse) -> Result<&NetIoSample> {
+    match tick.samples.as_slice() {
+        [sample] => Ok(sample),
+        other => Err(format!("{} samples instead of one", other.len()).into()),
+    }
+}
+
+/// Reads ticks until one covers everything that was done before the call: the
+/// second from now.
+pub async fn settled(ticks: &mut Streaming<SubscribeResponse>) -> Result<NetIoSample> {
+    next_tick(ticks).await?;
+    Ok(sample(&next_tick(ticks).await?)?.clone())
+}
+
+/// A connection over loopback, both ends in this process.
+pub fn connection() -> Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    for end in [&near, &far] {
+        end.set_read_timeout(Some(PATIENCE))?;
+        end.set_write_timeout(Some(PATIENCE))?;
+    }
+    Ok((near, far))
+}
+
+/// Sends `bytes` over the connection and reads them.
+pub fn transfer((near, far): &mut (TcpStream, TcpStream), bytes: usize) -> Result {
+    let mut buffer = vec![0x5a; bytes];
+    near.write_all(&buffer)?;
+    far.read_exact(&mut buffer)?;
+    Ok(())
+}
+
+/// A file of the checkout.
+pub fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
