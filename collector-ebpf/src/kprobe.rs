@@ -5,8 +5,7 @@
 //! - Receives: `tcp_cleanup_rbuf(sk, copied)` is called again and again within
 //!   one receive, each time with all that was copied so far, after a peek, and
 //!   with a made-up byte for QUICKACK. So it only tells that something may have
-//!   been read; what is counted is the advance of the read position, and never
-//!   more than `copied`.
+//!   been read; what is counted is the advance of the read position.
 //!
 //! A kretprobe on `tcp_recvmsg` would run out of return slots as soon as many
 //! threads wait for data, on any process's behalf, so there is none. Multipath
@@ -53,47 +52,46 @@ pub fn send_return(ctx: RetProbeContext) -> u32 {
 /// socket's lock held.
 #[kprobe]
 pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
+    let Some(sk) = ctx.arg::<*const u8>(0) else { return 0 };
     let slot = watched_slot();
-    if slot == NO_SLOT {
+    let noted = POSITIONS.get_ptr_mut(sk as u64);
+    // Another process's reading moves the note of a followed socket along.
+    if slot == NO_SLOT && noted.is_none() {
         return 0;
     }
-    let (Some(sk), Some(copied)) = (ctx.arg::<*const u8>(0), ctx.arg::<i32>(1)) else {
-        return 0;
-    };
     let tp = Raw(sk);
     if kind(tp) != Kind::Tcp || has_ulp(tp) {
         return 0;
     }
     let now = position(tp);
-    let key = sk as u64;
-    let (advance, before) = match POSITIONS.get_ptr_mut(key) {
-        Some(noted) => {
-            // SAFETY: the pointer is to a map's value. The socket's lock is
-            // held, so nobody else writes it.
-            let before = unsafe { noted.replace(now) };
-            (now.wrapping_sub(before), before)
-        }
+    let bytes = match noted {
+        // SAFETY: the pointer is to a map's value. The socket's lock is held,
+        // so nobody else writes it.
+        Some(noted) => now.wrapping_sub(unsafe { noted.replace(now) }),
         None => {
-            if POSITIONS.insert(key, now, u64::from(BPF_ANY)).is_err() {
+            if POSITIONS.insert(sk as u64, now, u64::from(BPF_ANY)).is_err() {
                 map_full();
             }
-            let advance = consumed(tp);
-            (advance, now.wrapping_sub(advance))
+            first_read(tp, now, ctx.arg::<i32>(1).unwrap_or_default().max(0) as u32)
         }
     };
-    // More than was copied: another process read from the socket in between.
-    // One more: reading skipped the urgent byte, which is fetched by a call
-    // that does not come here.
-    let copied = copied.max(0) as u32;
-    let bytes = if advance == copied.wrapping_add(1) && urgent_between(tp, before, now) {
-        advance
-    } else {
-        advance.min(copied)
-    };
-    if bytes > 0 {
+    if slot != NO_SLOT && bytes > 0 {
         received(slot, u64::from(bytes));
     }
     0
+}
+
+/// What the first read that is seen of a socket took: all that was ever taken,
+/// if the socket is new, and no more than the call says; but for the urgent
+/// byte, which reading skips and a call that does not come here fetches.
+#[inline(always)]
+fn first_read(tp: Raw, now: u32, copied: u32) -> u32 {
+    let consumed = consumed(tp);
+    if consumed == copied.wrapping_add(1) && urgent_between(tp, now.wrapping_sub(consumed), now) {
+        consumed
+    } else {
+        consumed.min(copied)
+    }
 }
 
 /// `int mptcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len,

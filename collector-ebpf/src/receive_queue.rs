@@ -266,8 +266,8 @@ pub extern "C" fn note_storage(ctx: *mut core::ffi::c_void) -> i32 {
     0
 }
 
-/// The same for the kprobe mode, whose notes other readers do not move along:
-/// they are made anew.
+/// The same for the kprobe mode, whose notes are made anew: one may be missing,
+/// or belong to a time when nobody watched.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn note_table(ctx: *mut core::ffi::c_void) -> i32 {

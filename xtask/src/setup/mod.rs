@@ -1,0 +1,253 @@
+//! `cargo xtask setup`: installs what the tests need, and tells what and why.
+//!
+//! It takes purposes and leaves every tool of them installed, or says what it
+//! could not install and what to type. What is there already is left alone.
+
+mod bpf;
+pub(crate) mod python;
+
+use std::fmt;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::apt;
+use crate::command::{output, run};
+use crate::step::step;
+use crate::tree::{Tree, find_command};
+
+/// The release of cargo-deny that deny.toml is written for.
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// What something is installed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// The end-to-end tests: a database server and a Python client
+    Tests,
+    /// Kernels under emulation: qemu and what fills its file system
+    Guest,
+    /// Building the programs that run in the kernel
+    Ebpf,
+    /// Formatting, lints, licences
+    Lint,
+}
+
+impl Purpose {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Tests, Self::Guest, Self::Ebpf, Self::Lint];
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tests => "tests",
+            Self::Guest => "guest",
+            Self::Ebpf => "ebpf",
+            Self::Lint => "lint",
+        })
+    }
+}
+
+/// A tool that is needed.
+struct Need {
+    /// The command that shows whether it is here.
+    evidence: &'static [&'static str],
+    /// What it is for.
+    why: &'static str,
+    remedy: Remedy,
+}
+
+/// How a tool is had.
+enum Remedy {
+    Apt(&'static str),
+    Rustup(&'static str),
+    Cargo {
+        name: &'static str,
+        version: &'static str,
+    },
+}
+
+const TESTS: &[Need] = &[
+    Need {
+        evidence: &["mariadbd"],
+        why: "the server whose traffic the end-to-end test counts",
+        remedy: Remedy::Apt("mariadb-server-core"),
+    },
+    Need {
+        evidence: &["my_print_defaults"],
+        why: "a part of how that server's tables are made",
+        remedy: Remedy::Apt("mariadb-client-core"),
+    },
+    Need {
+        evidence: &["python3", "-c", "import ensurepip, venv"],
+        why: "a client that is not ours",
+        remedy: Remedy::Apt("python3-venv"),
+    },
+];
+
+const GUEST: &[Need] = &[
+    Need {
+        evidence: &["qemu-system-x86_64"],
+        why: "the machine that other kernels run in",
+        remedy: Remedy::Apt("qemu-system-x86"),
+    },
+    Need {
+        evidence: &["busybox"],
+        why: "the guest's shell and tools",
+        remedy: Remedy::Apt("busybox-static"),
+    },
+    Need {
+        evidence: &["cpio"],
+        why: "packs the guest's file system",
+        remedy: Remedy::Apt("cpio"),
+    },
+    Need {
+        evidence: &["xz"],
+        why: "unpacks kernel modules",
+        remedy: Remedy::Apt("xz-utils"),
+    },
+];
+
+const LINT: &[Need] = &[
+    Need {
+        evidence: &["cargo", "fmt", "--version"],
+        why: "checks the formatting",
+        remedy: Remedy::Rustup("rustfmt"),
+    },
+    Need {
+        evidence: &["cargo", "clippy", "--version"],
+        why: "lints",
+        remedy: Remedy::Rustup("clippy"),
+    },
+    Need {
+        evidence: &["cargo-deny"],
+        why: "checks licences, sources and duplicates of dependencies",
+        remedy: Remedy::Cargo {
+            name: "cargo-deny",
+            version: CARGO_DENY_VERSION,
+        },
+    },
+];
+
+/// Installs what `purposes` need; with `dry_run` only tells what is missing.
+pub(crate) fn setup(tree: &Tree, purposes: &[Purpose], dry_run: bool) -> Result<()> {
+    for purpose in purposes {
+        step(
+            &format!("Set up what `{purpose}` needs"),
+            &format!("cargo xtask setup {purpose}"),
+            || match purpose {
+                Purpose::Tests => {
+                    install(TESTS, dry_run)?;
+                    python::install(tree, dry_run)
+                }
+                Purpose::Guest => install(GUEST, dry_run),
+                Purpose::Ebpf => bpf::install(dry_run),
+                Purpose::Lint => install(LINT, dry_run),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn install(needs: &[Need], dry_run: bool) -> Result<()> {
+    let missing: Vec<&Need> = needs
+        .iter()
+        .filter(|need| {
+            let present = need.present();
+            need.tell(present);
+            !present
+        })
+        .collect();
+    if dry_run || missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing
+        .iter()
+        .filter_map(|need| match need.remedy {
+            Remedy::Apt(package) => Some(package),
+            Remedy::Rustup(_) | Remedy::Cargo { .. } => None,
+        })
+        .collect();
+    if !packages.is_empty() {
+        if !apt::is_here() {
+            bail!(
+                "this is no Debian, so install by hand what offers: {}",
+                missing
+                    .iter()
+                    .map(|need| need.evidence.join(" "))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
+        }
+        apt::install(&packages)?;
+    }
+    for need in &missing {
+        match need.remedy {
+            Remedy::Apt(_) => {}
+            Remedy::Rustup(component) => {
+                run(Command::new("rustup").args(["component", "add", component]))?;
+            }
+            Remedy::Cargo { name, version } => {
+                println!("    building {name} from source takes some minutes, once");
+                run(Command::new("cargo").args([
+                    "install",
+                    "--locked",
+                    name,
+                    "--version",
+                    version,
+                ]))?;
+            }
+        }
+        if !need.present() {
+            bail!(
+                "`{}` still does not work after installing {}",
+                need.evidence.join(" "),
+                need.remedy
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Need {
+    fn present(&self) -> bool {
+        match self.evidence {
+            [] => true,
+            [command] => find_command(command).is_some(),
+            [command, arguments @ ..] => output(Command::new(command).args(arguments)).is_ok(),
+        }
+    }
+
+    fn tell(&self, present: bool) {
+        let state = if present { "present" } else { "missing" };
+        println!("    {state}: {} ({})", self.remedy, self.why);
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apt(name) | Self::Rustup(name) => f.write_str(name),
+            Self::Cargo { name, version } => write!(f, "{name} {version}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presence_is_found_out_by_trying() {
+        let need = |evidence| Need {
+            evidence,
+            why: "",
+            remedy: Remedy::Apt("nothing"),
+        };
+        assert!(need(&["sh"]).present());
+        assert!(need(&["sh", "-c", "true"]).present());
+        assert!(!need(&["sh", "-c", "false"]).present());
+        assert!(!need(&["no-such-command-anywhere"]).present());
+    }
+}
