@@ -11,12 +11,13 @@
 //!   carries a mark from birth (a listener's connections inherit it), so that
 //!   all it consumed counts.
 //! - When a watch begins, `iter/task_file` notes the position of every socket
-//!   that the process holds ([`note_storage`], [`note_table`]).
+//!   that the process holds ([`note_storage`], [`note_table`]), and marks the
+//!   connections that wait for it to accept them as new-born.
 //! - Other processes that read from a followed socket move the noted position
 //!   along; they pay one load if the socket is not followed.
-//! - A socket with no history (queued for accept when the watch began, or
-//!   passed by a process that is not watched) is noted at its first read, and
-//!   that read's own return value settles what it brought.
+//! - A socket with no history (handed over by a process that is not watched) is
+//!   noted at its first read, and that read's own return value settles what it
+//!   brought.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -34,14 +35,18 @@ use netio_abi::NO_SLOT;
 use crate::{
     account::{map_full, received_bytes, received_call, watched_slot},
     sock::{
-        Btf, Kind, OFF_TASK_TGID, Object as _, consumed, has_bpf_storage, has_ulp, kind,
-        nothing_arrived, offset, position, sk_of, tcp_sock,
+        Btf, Kind, OFF_TASK_TGID, Object as _, TCP_LISTEN, after, consumed, first_unaccepted,
+        has_bpf_storage, has_ulp, is_listening, kind, nothing_arrived, offset, position, sk_of,
+        sk_of_request, tcp_sock,
     },
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
 
 const TCP_SYN_SENT: i32 = 2;
-const TCP_LISTEN: i32 = 10;
+/// Connections of one listening socket that are noted while they wait to be
+/// accepted; the kernel's default limit is 4,096 of them (`somaxconn`), but a
+/// busy server accepts them at once.
+const MAX_UNACCEPTED: u32 = 512;
 
 /// The socket is new: all that was consumed since its birth counts.
 const SINCE_BIRTH: u32 = 0;
@@ -262,6 +267,19 @@ pub extern "C" fn note_storage(ctx: *mut core::ffi::c_void) -> i32 {
     if followed(sk).is_none() {
         let base = if nothing_arrived(tp) { SINCE_BIRTH } else { KNOWN };
         follow(sk, Followed { position: position(tp), base, reader: 0, counted: 0 });
+    }
+    if is_listening(sk) {
+        let mut request = first_unaccepted(tp);
+        for _ in 0..MAX_UNACCEPTED {
+            if request.0.is_null() {
+                break;
+            }
+            let sk = sk_of_request(request);
+            if !sk.0.is_null() && kind(sk) == Kind::Tcp && followed(sk).is_none() {
+                follow(sk, Followed::default());
+            }
+            request = after(request);
+        }
     }
     0
 }

@@ -12,6 +12,8 @@ use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
+/// State of a listening socket (`include/net/tcp_states.h`).
+pub(crate) const TCP_LISTEN: i32 = 10;
 /// Bit of `sock.sk_flags` that is set when a FIN has arrived (`SOCK_DONE`).
 const SOCK_DONE_BIT: u64 = 1 << 1;
 
@@ -32,6 +34,16 @@ offsets! {
     OFF_SK_BPF_STORAGE,
     /// `sock_common.skc_flags`
     OFF_SKC_FLAGS,
+    /// `sock_common.skc_state`
+    OFF_SKC_STATE,
+    /// `inet_connection_sock.icsk_accept_queue`
+    OFF_ICSK_ACCEPT_QUEUE,
+    /// `request_sock_queue.rskq_accept_head`
+    OFF_RSKQ_ACCEPT_HEAD,
+    /// `request_sock.dl_next`
+    OFF_REQ_NEXT,
+    /// `request_sock.sk`
+    OFF_REQ_SK,
     /// `inet_connection_sock.icsk_ulp_ops`
     OFF_ICSK_ULP_OPS,
     /// `tcp_sock.copied_seq`
@@ -166,6 +178,32 @@ pub(crate) fn consumed(tp: impl Object) -> u32 {
     arrived
         .wrapping_sub(waiting)
         .wrapping_sub(fin_consumed(tp, copied))
+}
+
+/// Whether the socket listens for connections.
+#[inline(always)]
+pub(crate) fn is_listening(sk: impl Object) -> bool {
+    sk.field::<u8>(offset(&OFF_SKC_STATE)) == TCP_LISTEN as u8
+}
+
+/// The first connection that waits for a listening socket's process to accept
+/// it, null if there is none; [`after`] gives the next.
+#[inline(always)]
+pub(crate) fn first_unaccepted(tp: Btf) -> Btf {
+    let queue = offset(&OFF_ICSK_ACCEPT_QUEUE) + offset(&OFF_RSKQ_ACCEPT_HEAD);
+    Btf(tp.field::<usize>(queue) as *const u8)
+}
+
+/// The next connection in the queue, null at its end.
+#[inline(always)]
+pub(crate) fn after(request: Btf) -> Btf {
+    Btf(request.field::<usize>(offset(&OFF_REQ_NEXT)) as *const u8)
+}
+
+/// The socket of a connection in the queue.
+#[inline(always)]
+pub(crate) fn sk_of_request(request: Btf) -> Btf {
+    Btf(request.field::<usize>(offset(&OFF_REQ_SK)) as *const u8)
 }
 
 /// Whether no byte has arrived yet.

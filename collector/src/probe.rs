@@ -32,6 +32,7 @@ mod kretprobe;
 mod mapped;
 mod modes;
 mod object;
+mod preemption;
 mod sys;
 
 use attach::Attached;
@@ -41,7 +42,8 @@ pub(crate) use kretprobe::tracefs;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HookChoice {
-    /// The first of the others that attaches, in their order.
+    /// The first of the others that attaches, in their order (fentry last on a
+    /// fully preemptible kernel, where it loses calls).
     #[default]
     Auto,
     /// The socket layer's tracepoints (Linux 6.3 and later).
@@ -53,9 +55,12 @@ pub enum HookChoice {
 }
 
 impl HookChoice {
-    fn modes(self) -> &'static [v1::HookMode] {
+    /// The modes to try, in this order. Trampolines lose calls on a kernel that
+    /// preempts everywhere, so there they come last.
+    fn modes(self, preemptible: bool) -> &'static [v1::HookMode] {
         use v1::HookMode::{Fentry, Kprobe, Tracepoint};
         match self {
+            Self::Auto if preemptible => &[Tracepoint, Kprobe, Fentry],
             Self::Auto => &[Tracepoint, Fentry, Kprobe],
             Self::Tracepoint => &[Tracepoint],
             Self::Fentry => &[Fentry],
@@ -153,7 +158,13 @@ fn shortened(text: &str) -> String {
 pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
     let mut attempts = Vec::new();
     let btf = kernel_types();
-    for mode in options.hooks.modes() {
+    let preemptible = preemption::is_full();
+    if preemptible {
+        tracing::info!(
+            "this kernel preempts everywhere, as far as can be told: trampolines come last"
+        );
+    }
+    for mode in options.hooks.modes(preemptible) {
         match Probes::attach(*mode, btf.as_ref(), options.max_watches) {
             Ok(mut probes) => {
                 tracing::info!(
@@ -209,7 +220,7 @@ impl Probes {
         let info = KernelInfo {
             hook_mode: mode,
             programs: attached.programs.clone(),
-            blind_spots: blind_spots::of(mode, &attached, btf),
+            blind_spots: blind_spots::of(mode, &attached, btf, preemption::is_full()),
             attempts: Vec::new(),
             received_calls_meaning: blind_spots::received_calls(mode, &attached).to_owned(),
         };
@@ -380,6 +391,14 @@ mod tests {
             shortened(log),
             "load failed; verifier: 0: (b7) r0 = 0 / R1 invalid"
         );
+    }
+
+    #[test]
+    fn trampolines_come_last_where_they_lose_calls() {
+        use v1::HookMode::{Fentry, Kprobe, Tracepoint};
+        assert_eq!(HookChoice::Auto.modes(false), [Tracepoint, Fentry, Kprobe]);
+        assert_eq!(HookChoice::Auto.modes(true), [Tracepoint, Kprobe, Fentry]);
+        assert_eq!(HookChoice::Fentry.modes(true), [Fentry]);
     }
 
     #[test]

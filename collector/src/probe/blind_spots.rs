@@ -9,7 +9,12 @@ const RECORD_HOOK: &str = "tracepoint/sock:sock_recv_length";
 const QUEUE_HOOK: &str = "tp_btf/tcp_rcv_space_adjust";
 
 /// The blind spots of what is attached.
-pub(super) fn of(mode: v1::HookMode, attached: &Attached, btf: Option<&Btf>) -> Vec<v1::BlindSpot> {
+pub(super) fn of(
+    mode: v1::HookMode,
+    attached: &Attached,
+    btf: Option<&Btf>,
+    preemptible: bool,
+) -> Vec<v1::BlindSpot> {
     let mut spots = vec![spot(
         "not-tcp",
         "Only TCP is counted (Multipath TCP included): Unix sockets, UDP and raw sockets are not.",
@@ -29,9 +34,10 @@ pub(super) fn of(mode: v1::HookMode, attached: &Attached, btf: Option<&Btf>) -> 
         ));
     } else if attached.has_hook(QUEUE_HOOK) {
         spots.push(spot(
-            "splice-no-history",
-            "The first read of a connection that was queued for accept when the watch began, or \
-             was handed over by a process that is not watched, is not counted if it is a splice.",
+            "splice-handed-over",
+            "The first read of a connection that a process which is not watched handed over \
+             (SCM_RIGHTS), or that waited behind 512 others to be accepted when the watch began, \
+             is not counted if it is a splice.",
             "a kernel that allows fexit programs has no such gap",
         ));
         spots.push(spot(
@@ -66,12 +72,12 @@ pub(super) fn of(mode: v1::HookMode, attached: &Attached, btf: Option<&Btf>) -> 
             "read it by receive calls",
         )),
     }
-    if mode == v1::HookMode::Fentry {
+    if mode == v1::HookMode::Fentry && preemptible {
         spots.push(spot(
             "preemption",
-            "On a fully preemptible kernel, calls of other threads are missed while a thread is \
-             preempted inside the program; missed_events.recursion counts them.",
-            "the tracepoint mode (Linux 6.3 and later) has no such gap",
+            "This kernel may preempt a thread inside a trampoline's program, and misses the calls \
+             of others on that CPU meanwhile; missed_events.recursion counts them.",
+            "use the tracepoint or the kprobe mode (auto does), or boot with preempt=voluntary",
         ));
     }
     spots

@@ -4,7 +4,7 @@ use std::fs;
 
 use netio::v1;
 
-use super::{AttachError, attach::Attached, object::Object, tracefs};
+use super::{AttachError, attach::Attached, object::Object, preemption, tracefs};
 use crate::btf::Btf;
 
 /// Offsets that telling TCP from the rest needs.
@@ -20,6 +20,16 @@ const POSITION: [&str; 7] = [
     "OFF_TASK_TGID",
 ];
 
+/// Offsets that following sockets by storage of their own needs.
+const QUEUE: [&str; 6] = [
+    "OFF_SK_BPF_STORAGE",
+    "OFF_SKC_STATE",
+    "OFF_ICSK_ACCEPT_QUEUE",
+    "OFF_RSKQ_ACCEPT_HEAD",
+    "OFF_REQ_NEXT",
+    "OFF_REQ_SK",
+];
+
 /// Loads and attaches a mode's programs; all of them or none.
 pub(super) fn attach(
     mode: v1::HookMode,
@@ -27,20 +37,37 @@ pub(super) fn attach(
     watches: u32,
 ) -> Result<Attached, AttachError> {
     let follows_sockets = mode == v1::HookMode::Kprobe;
-    let mut to = Attached::new(Object::load(btf, watches, follows_sockets)?)?;
-    match (mode, btf) {
-        (v1::HookMode::Tracepoint, None) => records(&mut to)?,
-        (_, None) => return Err(AttachError::new("the kernel has no BTF")),
-        (mode, Some(btf)) => {
-            to.object.require(&KIND)?;
-            match mode {
-                v1::HookMode::Tracepoint => tracepoint(&mut to, btf)?,
-                v1::HookMode::Fentry => fentry(&mut to, btf)?,
-                v1::HookMode::Kprobe => kprobe(&mut to, btf)?,
-                v1::HookMode::Unspecified => return Err(AttachError::new("no mode was named")),
-            }
+    let load = || Attached::new(Object::load(btf, watches, follows_sockets)?);
+    let Some(btf) = btf else {
+        if mode != v1::HookMode::Tracepoint {
+            return Err(AttachError::new("the kernel has no BTF"));
         }
+        return attached(load()?, records);
+    };
+    let with_types = |programs: fn(&mut Attached, &Btf) -> Result<(), AttachError>| {
+        attached(load()?, |to| {
+            to.object.require(&KIND)?;
+            programs(to, btf)
+        })
+    };
+    match mode {
+        v1::HookMode::Tracepoint if preemption::is_full() => with_types(at_receive_queue),
+        v1::HookMode::Tracepoint => with_types(with_trampolines).or_else(|error| {
+            tracing::info!(cause = %error, "no trampolines: receives are counted at the receive queue");
+            with_types(at_receive_queue)
+        }),
+        v1::HookMode::Fentry => with_types(fentry),
+        v1::HookMode::Kprobe => with_types(kprobe),
+        v1::HookMode::Unspecified => Err(AttachError::new("no mode was named")),
     }
+}
+
+/// Attaches programs; if one of them fails, those before it detach.
+fn attached(
+    mut to: Attached,
+    programs: impl FnOnce(&mut Attached) -> Result<(), AttachError>,
+) -> Result<Attached, AttachError> {
+    programs(&mut to)?;
     Ok(to)
 }
 
@@ -79,16 +106,23 @@ fn has_fields(format: &str, fields: &[(&str, &str)]) -> bool {
     })
 }
 
-fn tracepoint(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
+/// The tracepoint mode, with trampolines for receives that bypass it.
+fn with_trampolines(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
+    bypasses(to, btf)?;
     to.tp_btf("sock_send", "sock_send_length")?;
-    match bypasses(to, btf) {
-        Ok(()) => to.tp_btf("sock_recv", "sock_recv_length")?,
-        Err(error) => {
-            tracing::info!(cause = %error, "no trampolines: receives are counted at the receive queue");
-            receive_queue(to)?;
-        }
-    }
-    Ok(())
+    to.tp_btf("sock_recv", "sock_recv_length")
+}
+
+/// The tracepoint mode, with all receives counted by what is taken from the
+/// receive queue.
+fn at_receive_queue(to: &mut Attached, _btf: &Btf) -> Result<(), AttachError> {
+    to.object.require(&POSITION)?;
+    to.object.require(&QUEUE)?;
+    to.tp_btf("sock_send", "sock_send_length")?;
+    to.noting("note_storage")?;
+    to.tp_btf("queue_birth", "inet_sock_set_state")?;
+    to.tp_btf("queue_read", "tcp_rcv_space_adjust")?;
+    to.tp_btf("queue_recv", "sock_recv_length")
 }
 
 fn fentry(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
@@ -117,16 +151,6 @@ fn bypasses(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
         to.fexit("zerocopy_receive", "tcp_zerocopy_receive")?;
     }
     Ok(())
-}
-
-/// All receives, by what is taken from the receive queue.
-fn receive_queue(to: &mut Attached) -> Result<(), AttachError> {
-    to.object.require(&POSITION)?;
-    to.object.require(&["OFF_SK_BPF_STORAGE"])?;
-    to.noting("note_storage")?;
-    to.tp_btf("queue_birth", "inet_sock_set_state")?;
-    to.tp_btf("queue_read", "tcp_rcv_space_adjust")?;
-    to.tp_btf("queue_recv", "sock_recv_length")
 }
 
 fn kprobe(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {

@@ -15,12 +15,25 @@ use crate::btf::Btf;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETIO_BPF_OBJECT"));
 
 /// The object's variables that hold offsets: name, structure, field.
-const OFFSETS: [(&str, &str, &str); 13] = [
+const OFFSETS: [(&str, &str, &str); 18] = [
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_SK_TYPE", "sock", "sk_type"),
     ("OFF_SK_PROTOCOL", "sock", "sk_protocol"),
     ("OFF_SK_BPF_STORAGE", "sock", "sk_bpf_storage"),
     ("OFF_SKC_FLAGS", "sock_common", "skc_flags"),
+    ("OFF_SKC_STATE", "sock_common", "skc_state"),
+    (
+        "OFF_ICSK_ACCEPT_QUEUE",
+        "inet_connection_sock",
+        "icsk_accept_queue",
+    ),
+    (
+        "OFF_RSKQ_ACCEPT_HEAD",
+        "request_sock_queue",
+        "rskq_accept_head",
+    ),
+    ("OFF_REQ_NEXT", "request_sock", "dl_next"),
+    ("OFF_REQ_SK", "request_sock", "sk"),
     ("OFF_ICSK_ULP_OPS", "inet_connection_sock", "icsk_ulp_ops"),
     ("OFF_COPIED_SEQ", "tcp_sock", "copied_seq"),
     ("OFF_RCV_NXT", "tcp_sock", "rcv_nxt"),

@@ -11,9 +11,8 @@ pub(crate) fn excused(blind_spot_id: &str) -> &'static [Pattern] {
     match blind_spot_id {
         "ktls" => &[Pattern::Ktls, Pattern::KtlsSplice],
         "ktls-splice" => &[Pattern::KtlsSplice],
-        "mptcp-receive" => &[Pattern::Mptcp, Pattern::MptcpFallback],
-        "splice-no-history" => &[Pattern::SpliceQueued],
-        "urgent-timing" | "urgent-unread" => &[Pattern::UrgentUnread],
+        "mptcp" => &[Pattern::Mptcp, Pattern::MptcpFallback],
+        "urgent-unread" => &[Pattern::UrgentUnread],
         "zerocopy-receive" => &[Pattern::ZerocopyReceive],
         _ => &[],
     }

@@ -129,7 +129,12 @@ impl Column {
         };
         let kernel: Vec<&str> = line.kernel.split(['.', '-', '+']).take(2).collect();
         let here = if self.name == "native" { "native " } else { "" };
-        format!("{here}{} {}", kernel.join("."), line.mode)
+        let preemption = if self.name.ends_with("-preemptible") {
+            ", preempt=full"
+        } else {
+            ""
+        };
+        format!("{here}{} {}{preemption}", kernel.join("."), line.mode)
     }
 }
 

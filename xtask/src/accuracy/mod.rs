@@ -36,6 +36,8 @@ struct Plan {
     name: &'static str,
     series: Option<&'static str>,
     mode: Mode,
+    /// Whether the kernel is told to preempt everywhere.
+    preemptible: bool,
 }
 
 enum Mode {
@@ -44,7 +46,7 @@ enum Mode {
     Tutorial,
 }
 
-const PLANS: [Plan; 8] = [
+const PLANS: [Plan; 10] = [
     plan("native", None, Mode::Hooks("auto")),
     plan("6.1-fentry", Some("6.1"), Mode::Hooks("fentry")),
     plan("6.1-kprobe", Some("6.1"), Mode::Hooks("kprobe")),
@@ -53,10 +55,27 @@ const PLANS: [Plan; 8] = [
     plan("6.12-fentry", Some("6.12"), Mode::Hooks("fentry")),
     plan("6.12-kprobe", Some("6.12"), Mode::Hooks("kprobe")),
     plan("6.12-tutorial", Some("6.12"), Mode::Tutorial),
+    preemptible("6.1-preemptible", "6.1"),
+    preemptible("6.12-preemptible", "6.12"),
 ];
 
 const fn plan(name: &'static str, series: Option<&'static str>, mode: Mode) -> Plan {
-    Plan { name, series, mode }
+    Plan {
+        name,
+        series,
+        mode,
+        preemptible: false,
+    }
+}
+
+/// What is chosen by itself on a kernel that preempts everywhere.
+const fn preemptible(name: &'static str, series: &'static str) -> Plan {
+    Plan {
+        name,
+        series: Some(series),
+        mode: Mode::Hooks("auto"),
+        preemptible: true,
+    }
 }
 
 /// What the matrix shall cover.
@@ -218,8 +237,14 @@ impl<'a> Runner<'a> {
                     );
                     let words: Vec<String> =
                         words.iter().map(|word| crate::guest::quote(word)).collect();
+                    let preemption = if plan.preemptible {
+                        "full"
+                    } else {
+                        "voluntary"
+                    };
                     script += &format!(
                         "echo 'column {name}'\n\
+                         echo {preemption} >/sys/kernel/debug/sched/preempt\n\
                          timeout -s KILL {COLUMN_SECONDS} /bin/netio-accuracy {}\n\
                          echo $? >/results/{name}.status\n",
                         words.join(" "),
