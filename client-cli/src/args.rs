@@ -23,15 +23,19 @@ Examples:
   netio-client watch --pid 4242
   netio-client watch --pid $(pgrep -d, mariadbd) --count 10
   netio-client watch --pid 4242 --output json | jq .sent_bytes
-  netio-client watch --pid 4242 --endpoint http://collector.example:7070
+  netio-client watch --pid 4242 --endpoint tcp://127.0.0.1:7070
 
 Units: B, KiB = 1024 B, MiB = 1024 KiB, ...; exact bytes below 10,000. Rates are
-divided by the measured interval. Counted are the bytes that send calls accepted
-and receive calls delivered, so without protocol headers or retransmissions.
+divided by the measured interval, in the first line of a process by the part of
+it since its watch began; interval_s in JSON is always the whole interval.
+Counted are the bytes that send calls accepted and receive calls delivered, so
+without protocol headers or retransmissions.
 
 The command ends with exit code 0 when every process has exited, after --count
-ticks, by Ctrl-C, and when nobody reads its output any more; its watches end
-with it.";
+ticks, by Ctrl-C, and when nobody reads its output any more. It ends its watches
+before it leaves, but cannot when it is killed or the connection is lost: watches
+left behind at a netio-collector go on, seen by netio-client list, until
+netio-client unwatch ends them, their process exits or the collector stops.";
 
 /// Shows, second by second, how many bytes processes send and receive over TCP.
 #[derive(Debug, Parser)]
@@ -71,7 +75,7 @@ pub(crate) enum Command {
 pub(crate) struct Watch {
     /// The processes to watch, by id; more than one separated by commas.
     #[arg(long = "pid", value_name = "PID", required = true, value_delimiter = ',',
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = pid)]
     pub(crate) pids: Vec<u32>,
     /// End after this many ticks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -95,13 +99,13 @@ pub(crate) struct List {
 
 /// `unwatch`.
 #[derive(Debug, clap::Args)]
-#[group(id = "selector", required = true, multiple = false, args = ["watch_id", "pid"])]
+#[group(id = "selector", required = true, multiple = false, args = ["watch_ids", "pid"])]
 pub(crate) struct Unwatch {
-    /// The watch to end, as netio-client list shows it.
+    /// The watches to end, as netio-client list shows them.
     #[arg(value_name = "WATCH_ID")]
-    pub(crate) watch_id: Option<String>,
+    pub(crate) watch_ids: Vec<String>,
     /// End all watches that you made for this process.
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "PID", value_parser = pid)]
     pub(crate) pid: Option<u32>,
     #[command(flatten)]
     pub(crate) connect: Connect,
@@ -175,6 +179,14 @@ impl Embed {
     }
 }
 
+/// The kernel's pids are positive numbers of 31 bits.
+fn pid(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(pid) if (1..=i32::MAX.unsigned_abs()).contains(&pid) => Ok(pid),
+        _ => Err(format!("a pid is a number from 1 to {}", i32::MAX)),
+    }
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a number and a unit, such as 500ms or 2s"))?;
@@ -219,12 +231,29 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_pid_and_many_watch_ids_are_taken() {
+        let Command::Unwatch(unwatch) = parse("unwatch w-1 w-2").unwrap().command else {
+            panic!("not unwatch");
+        };
+        assert_eq!(unwatch.watch_ids, ["w-1", "w-2"]);
+        let Command::Unwatch(unwatch) = parse("unwatch --pid 2147483647").unwrap().command else {
+            panic!("not unwatch");
+        };
+        assert_eq!(unwatch.pid, Some(2_147_483_647));
+    }
+
+    #[test]
     fn bad_input_is_refused_with_a_reason() {
+        const PIDS: &str = "a pid is a number from 1 to 2147483647";
         for (line, why) in [
             ("watch", "--pid"),
-            ("watch --pid 0", "0"),
-            ("watch --pid x", "invalid"),
-            ("watch --pid 1,,2", "''"),
+            ("watch --pid 0", PIDS),
+            ("watch --pid x", PIDS),
+            ("watch --pid 1,,2", PIDS),
+            ("watch --pid 2147483648", PIDS),
+            ("watch --pid 4294967295", PIDS),
+            ("watch --pid 99999999999999999999", PIDS),
+            ("unwatch --pid 4294967295", PIDS),
             ("watch --pid 1 --count 0", "0"),
             ("watch --pid 1 --interval 99ms", "from 100ms to 60s"),
             ("watch --pid 1 --interval 61s", "from 100ms to 60s"),

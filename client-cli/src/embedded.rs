@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 
@@ -94,11 +94,18 @@ fn broke(why: &dyn fmt::Display) -> Failure {
     )
 }
 
-/// The collector's warnings are for whoever looks at this terminal.
+/// The collector's warnings, without those that the client tells itself, with
+/// what to do: that no hooks attach, and that a watch is refused.
+const LOG_FILTER: &str = "warn,\
+    netio_collector::probe=off,\
+    netio_collector::probe::kretprobe=warn,\
+    netio_collector::sampler=off";
+
+/// The rest is for whoever looks at this terminal.
 fn log_to_stderr() {
     // An error here means that logging is set up already, as in a test.
     let _ = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::WARN)
+        .with_env_filter(EnvFilter::new(LOG_FILTER))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)

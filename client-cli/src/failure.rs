@@ -1,12 +1,18 @@
 //! What went wrong, in words: takes a cause (often a gRPC status), produces a
 //! [`Failure`] that says what failed, why, and what to do next.
 
-use std::{env, fmt};
+use std::{
+    env,
+    fmt::{self, Write as _},
+};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{endpoint::Endpoint, text};
+
+/// The reason of a collector that stops.
+const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 
 /// Where the collector is that was spoken to.
 #[derive(Clone, Debug)]
@@ -31,6 +37,8 @@ impl fmt::Display for Origin {
 pub(crate) struct Failure {
     what: String,
     next: String,
+    /// The reason that the collector gave, if it spoke.
+    reason: Option<String>,
 }
 
 impl Failure {
@@ -39,6 +47,7 @@ impl Failure {
         Self {
             what: what.into(),
             next: next.into(),
+            reason: None,
         }
     }
 
@@ -47,10 +56,11 @@ impl Failure {
     pub(crate) fn of_call(doing: &str, status: &Status, origin: &Origin) -> Self {
         let message = text::message(status.message());
         match reason(status) {
-            Some(reason) => Self::new(
-                format!("cannot {doing}: {message} ({reason})"),
-                next_for_reason(&reason, origin),
-            ),
+            Some(reason) => Self {
+                what: format!("cannot {doing}: {message} ({reason})"),
+                next: next_for_reason(&reason, origin),
+                reason: Some(reason),
+            },
             None => Self::new(
                 format!("cannot {doing}: {message}"),
                 next_for_code(status.code(), origin),
@@ -78,6 +88,25 @@ impl Failure {
             format!("the collector {origin} counts nothing: no hooks could be attached"),
             next_without_probes(origin),
         )
+    }
+
+    /// Names watches that may live on, and the command that ends them.
+    pub(crate) fn leaving(mut self, watch_ids: &[String], origin: &Origin) -> Self {
+        // A collector that stops ends every watch, above all one in this process.
+        let is_stopping = self.reason.as_deref() == Some(SHUTTING_DOWN);
+        if let Origin::Remote(endpoint) = origin
+            && !watch_ids.is_empty()
+            && !is_stopping
+        {
+            let ids = watch_ids.join(" ");
+            let _ = write!(
+                self.next,
+                "\n  watches that may be left behind: {ids}\
+                 \n  to end them: netio-client unwatch {ids} --endpoint {}",
+                shell_word(&endpoint.to_string())
+            );
+        }
+        self
     }
 
     /// An answer that breaks the API's promises.
@@ -121,7 +150,7 @@ fn next_for_reason(reason: &str, origin: &Origin) -> String {
             "repeat the command; if that does not help, netio-collector doctor, run as the \
              collector's user, tells which privilege is missing"
         }
-        "SHUTTING_DOWN" => "start netio-collector again, then repeat the command",
+        SHUTTING_DOWN => "start netio-collector again, then repeat the command",
         "WATCH_NOT_FOUND" => "netio-client list shows the watches that there are",
         "NOT_THE_OWNER" => {
             "a watch can be ended only by who made it: see OWNER in netio-client list"
@@ -151,6 +180,16 @@ fn next_without_probes(origin: &Origin) -> String {
 fn command_line() -> String {
     let words: Vec<String> = env::args().map(|word| text::line(&word)).collect();
     words.join(" ")
+}
+
+/// As a shell must be given it to be one word.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:._-".contains(c);
+    if text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 fn next_for_code(code: Code, origin: &Origin) -> String {
@@ -216,6 +255,32 @@ mod tests {
         assert_eq!(here.contains("sudo "), !root, "{here}");
         let there = Failure::of_call("watch pid 7", &status, &remote()).to_string();
         assert!(there.contains("netio-collector doctor"), "{there}");
+    }
+
+    #[test]
+    fn watches_left_behind_are_named_with_a_command_that_ends_them() {
+        let ids = ["w-1".to_owned(), "w-2".to_owned()];
+        let lost = || Failure::of_stream(&Status::unknown("broken"), &remote());
+        let shown = lost().leaving(&ids, &remote()).to_string();
+        assert!(
+            shown.contains("netio-client unwatch w-1 w-2 --endpoint http://h:1"),
+            "{shown}"
+        );
+        assert_eq!(lost().leaving(&[], &remote()), lost());
+        assert_eq!(lost().leaving(&ids, &Origin::InProcess), lost());
+
+        let details = ErrorDetails::with_error_info("SHUTTING_DOWN", "netio", []);
+        let status = Status::with_error_details(Code::Unavailable, "stops", details);
+        let stops = || Failure::of_stream(&status, &remote());
+        assert_eq!(stops().leaving(&ids, &remote()), stops());
+    }
+
+    #[test]
+    fn a_shell_word_is_quoted_where_it_must_be() {
+        assert_eq!(shell_word("unix:///run/a.sock"), "unix:///run/a.sock");
+        assert_eq!(shell_word("unix:///a b"), "'unix:///a b'");
+        assert_eq!(shell_word("unix:///it's"), r"'unix:///it'\''s'");
+        assert_eq!(shell_word("http://[::1]:1"), "'http://[::1]:1'");
     }
 
     #[test]

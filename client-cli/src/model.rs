@@ -9,6 +9,10 @@ use netio::v1;
 
 use crate::text;
 
+/// A rate over less than this would say nothing: one packet would be gigabytes
+/// per second.
+const SHORTEST_COUNTED: Duration = Duration::from_millis(10);
+
 /// One tick and the samples in it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tick {
@@ -33,12 +37,29 @@ pub(crate) struct Sample {
     pub(crate) pid: u32,
     /// Its name, fit for a terminal.
     pub(crate) name: String,
+    /// When counting began, by the collector's clock, where that is known.
+    pub(crate) begin: Option<Timestamp>,
     /// Whether it is gone; then this is its last sample.
     pub(crate) exited: bool,
     /// What it sent.
     pub(crate) sent: Flow,
     /// What it received.
     pub(crate) received: Flow,
+}
+
+impl Tick {
+    /// For how long the process of `sample` was counted in this tick: not all
+    /// of it where counting began within. Never zero, and no more than the
+    /// interval.
+    pub(crate) fn counted(&self, sample: &Sample) -> Duration {
+        let counted = sample
+            .begin
+            .and_then(|begin| Duration::try_from(self.time.duration_since(begin)).ok())
+            // Not positive: the collector's wall clock was set back meanwhile.
+            .filter(|counted| !counted.is_zero())
+            .unwrap_or(self.interval);
+        counted.max(SHORTEST_COUNTED).min(self.interval)
+    }
 }
 
 /// One direction of traffic.
@@ -82,6 +103,8 @@ impl From<v1::NetIoSample> for Sample {
             watch_id: text::line(&sample.watch_id),
             pid: process.pid,
             name: text::line(&process.name),
+            // Told by the watch, not by its samples.
+            begin: None,
             exited,
             sent: Flow {
                 bytes: sample.sent_bytes,
@@ -126,6 +149,7 @@ pub(crate) mod tests {
             watch_id: watch_id.to_owned(),
             pid,
             name: format!("process{pid}"),
+            begin: None,
             exited: false,
             sent: Flow::default(),
             received: Flow::default(),
@@ -189,6 +213,33 @@ pub(crate) mod tests {
             calls_total,
         } = sample.received;
         assert_eq!((bytes, calls, bytes_total, calls_total), (2, 4, 6, 8));
+    }
+
+    #[test]
+    fn the_time_counted_begins_with_the_watch() {
+        let mut tick = tick(5, vec![]);
+        for (begin, counted_ms) in [
+            (None, 1000),
+            (Some(tick.time - Duration::from_secs(30)), 1000),
+            (Some(tick.time - Duration::from_millis(250)), 250),
+            (Some(tick.time - Duration::from_micros(3)), 10),
+            (Some(tick.time), 1000),
+            (Some(tick.time + Duration::from_secs(9)), 1000),
+        ] {
+            let sample = Sample {
+                begin,
+                ..sample("w-1", 7)
+            };
+            let counted = tick.counted(&sample);
+            assert_eq!(counted, Duration::from_millis(counted_ms), "{begin:?}");
+        }
+        // No longer than a tick that is shorter than that.
+        tick.interval = Duration::from_millis(1);
+        let sample = Sample {
+            begin: Some(tick.time - Duration::from_micros(3)),
+            ..sample("w-1", 7)
+        };
+        assert_eq!(tick.counted(&sample), tick.interval);
     }
 
     #[test]

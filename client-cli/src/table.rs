@@ -55,7 +55,7 @@ impl Table {
             .strftime("%H:%M:%S")
             .to_string();
         for sample in &tick.samples {
-            text.push_str(&line(&time, tick.interval.as_secs_f64(), sample));
+            text.push_str(&line(&time, tick.counted(sample).as_secs_f64(), sample));
         }
         self.lines = self.lines.map(|lines| lines + tick.samples.len());
         text
@@ -169,6 +169,16 @@ TIME          PID  NAME                  SENT/S   RECEIVED/S         SENT     RE
             assert_eq!(text.matches("TIME").count(), headers);
             assert_eq!(text.lines().count(), 50 + headers);
         }
+    }
+
+    #[test]
+    fn the_first_rate_is_over_the_time_counted() {
+        let mut sample = sample("w-1", 7);
+        sample.sent.bytes = 1000;
+        let mut tick = tick(1, vec![sample]);
+        tick.samples[0].begin = Some(tick.time - Duration::from_millis(250));
+        let text = table(true).lines(&tick);
+        assert!(text.contains("   4000 B"), "{text}");
     }
 
     #[test]

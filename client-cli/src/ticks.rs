@@ -1,11 +1,12 @@
-//! The stream of ticks: produces one [`Tick`] after the other, none lost in
-//! silence.
+//! The stream of ticks: produces one [`Tick`] after the other, each sequence
+//! once, none lost in silence.
 //!
 //! A watch can be named in a subscription only once it exists, and a tick may
 //! fall in between, perhaps with the only sample of a process that exits at
 //! once. So the stream is opened before the first watch is made, for
-//! everything, and changed for one of the watches wanted right after a tick,
-//! when the next is furthest away.
+//! everything, and then changed for one of the watches wanted. A stream knows
+//! nothing of the ticks before it was opened, so the wide one is read until the
+//! narrow one continues it without a gap.
 
 use netio::v1;
 use tonic::Streaming;
@@ -23,14 +24,26 @@ pub(crate) struct Ticks {
     origin: Origin,
     /// The sequence of the tick before; none before the first.
     last: Option<u64>,
-    scope: Scope,
+    /// The stream that is to follow, beside the wide one until it can.
+    narrow: Option<Narrow>,
+    has_narrowed: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Scope {
-    Everything,
-    /// Narrowed, or tried in vain to.
-    Settled,
+#[derive(Debug)]
+struct Narrow {
+    stream: Streaming<v1::SubscribeResponse>,
+    /// Its first tick, once that is here.
+    first: Option<Tick>,
+}
+
+impl Narrow {
+    /// Whether nothing lies between the tick before and its first.
+    fn continues(&self, last: Option<u64>) -> bool {
+        match (last, &self.first) {
+            (Some(last), Some(first)) => gap(last, first.sequence) == 0,
+            _ => false,
+        }
+    }
 }
 
 impl Ticks {
@@ -40,50 +53,85 @@ impl Ticks {
             stream: rpc.subscribe(Vec::new()).await?,
             origin: rpc.origin().clone(),
             last: None,
-            scope: Scope::Everything,
+            narrow: None,
+            has_narrowed: false,
         })
     }
 
-    /// Subscribes to these watches alone; to be called right after a tick.
-    /// Does so once: where it is refused (a watch has just ended, there are
-    /// too many ids) the stream of everything goes on, which costs traffic
-    /// but no sample.
+    /// Subscribes to these watches alone, from a coming tick on. Does so once:
+    /// where it is refused (a watch has just ended, there are too many ids) the
+    /// stream of everything goes on, which costs traffic but no sample.
     pub(crate) async fn narrow(&mut self, rpc: &Rpc, watch_ids: Vec<String>) {
-        if self.scope == Scope::Settled || watch_ids.is_empty() {
+        if self.has_narrowed || watch_ids.is_empty() {
             return;
         }
-        self.scope = Scope::Settled;
+        self.has_narrowed = true;
         if let Ok(stream) = rpc.subscribe(watch_ids).await {
-            self.stream = stream;
+            self.narrow = Some(Narrow {
+                stream,
+                first: None,
+            });
         }
     }
 
     /// The next tick. May be dropped while it waits: nothing is lost.
     pub(crate) async fn next(&mut self) -> Result<Tick, Failure> {
-        let message = self
-            .stream
-            .message()
-            .await
-            .map_err(|status| Failure::of_stream(&status, &self.origin))?
-            .ok_or_else(|| {
-                Failure::new(
-                    format!("the collector {} ended the stream", self.origin),
-                    "repeat the command",
-                )
-            })?;
-        let mut tick =
-            Tick::try_from(message).map_err(|broken| Failure::of_answer(broken, &self.origin))?;
-        // A stream counts its own skips only, so not those between two streams.
-        let gap = gap(self.last, tick.sequence);
-        tick.skipped_ticks = tick.skipped_ticks.max(gap);
-        self.last = Some(tick.sequence);
-        Ok(tick)
+        loop {
+            let mut tick = self.receive().await?;
+            // In the first message there is nothing to compare with, and a
+            // stream counts only its own skips, not those between two streams.
+            if let Some(last) = self.last {
+                if tick.sequence <= last {
+                    continue;
+                }
+                tick.skipped_ticks = gap(last, tick.sequence);
+            }
+            self.last = Some(tick.sequence);
+            return Ok(tick);
+        }
+    }
+
+    /// The next message, of the stream whose turn it is.
+    async fn receive(&mut self) -> Result<Tick, Failure> {
+        if let Some(narrow) = &mut self.narrow
+            && narrow.first.is_none()
+        {
+            narrow.first = Some(read(&mut narrow.stream, &self.origin).await?);
+        }
+        let last = self.last;
+        match self.narrow.take_if(|narrow| narrow.continues(last)) {
+            Some(Narrow {
+                stream,
+                first: Some(first),
+            }) => {
+                self.stream = stream;
+                Ok(first)
+            }
+            _ => read(&mut self.stream, &self.origin).await,
+        }
     }
 }
 
-/// Ticks between the last one and this; none before the first.
-fn gap(last: Option<u64>, sequence: u64) -> u64 {
-    last.map_or(0, |last| sequence.saturating_sub(last.saturating_add(1)))
+async fn read(
+    stream: &mut Streaming<v1::SubscribeResponse>,
+    origin: &Origin,
+) -> Result<Tick, Failure> {
+    let message = stream
+        .message()
+        .await
+        .map_err(|status| Failure::of_stream(&status, origin))?
+        .ok_or_else(|| {
+            Failure::new(
+                format!("the collector {origin} ended the stream"),
+                "repeat the command",
+            )
+        })?;
+    Tick::try_from(message).map_err(|broken| Failure::of_answer(broken, origin))
+}
+
+/// Ticks between the last one and this.
+fn gap(last: u64, sequence: u64) -> u64 {
+    sequence.saturating_sub(last.saturating_add(1))
 }
 
 #[cfg(test)]
@@ -92,10 +140,9 @@ mod tests {
 
     #[test]
     fn gaps_in_the_sequence() {
-        assert_eq!(gap(None, 9), 0);
-        assert_eq!(gap(Some(8), 9), 0);
-        assert_eq!(gap(Some(5), 9), 3);
-        assert_eq!(gap(Some(9), 9), 0);
-        assert_eq!(gap(Some(u64::MAX), 1), 0);
+        assert_eq!(gap(8, 9), 0);
+        assert_eq!(gap(5, 9), 3);
+        assert_eq!(gap(9, 9), 0);
+        assert_eq!(gap(u64::MAX, 1), 0);
     }
 }

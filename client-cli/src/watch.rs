@@ -98,22 +98,25 @@ where
         .await
     };
     let shown = shown.await;
-    let ended = timeout(FAREWELL_LIMIT, end_watches(rpc, &watched)).await;
-    // After a failure that one is the news, and often the cause of this.
-    if shown.is_ok()
-        && let Some(failure) = ended.unwrap_or_else(|_| Err(too_slow())).err()
-    {
-        // Standard error may be what stands still.
-        let note = failure.to_string();
-        let _ = timeout(NOTE_LIMIT, output.note(&note)).await;
+    let ended = timeout(FAREWELL_LIMIT, end_watches(rpc, &mut watched)).await;
+    let left = watched.live();
+    match (shown, ended.unwrap_or_else(|_| Err(too_slow()))) {
+        // The first failure is the news, and often the cause of the other.
+        (Err(failure), _) => Err(failure.leaving(&left, rpc.origin())),
+        (Ok(()), Err(failure)) => {
+            let note = failure.leaving(&left, rpc.origin()).to_string();
+            // Standard error may be what stands still.
+            let _ = timeout(NOTE_LIMIT, output.note(&note)).await;
+            Ok(())
+        }
+        (Ok(()), Ok(())) => Ok(()),
     }
-    shown
 }
 
 fn too_slow() -> Failure {
     Failure::new(
         format!("the collector did not end the watches within {FAREWELL_LIMIT:?}"),
-        "netio-client list shows those left behind, netio-client unwatch ends them",
+        "check that netio-collector runs there and answers: netio-client info",
     )
 }
 
@@ -176,7 +179,7 @@ fn notes(tick: &Tick, lost: &[u32]) -> Vec<String> {
     let why = if tick.skipped_ticks > 0 {
         "its process exited or its watch was ended, within a tick that was skipped"
     } else {
-        "its watch was ended by another command of the same user"
+        "its watch was ended by somebody else with the same owner"
     };
     notes.extend(
         lost.iter()
@@ -185,12 +188,14 @@ fn notes(tick: &Tick, lost: &[u32]) -> Vec<String> {
     notes
 }
 
-/// Ends the watches that live; tells the last failure to do so.
-async fn end_watches(rpc: &Rpc, watched: &Watched) -> Result<(), Failure> {
+/// Ends the watches that live; tells the last failure to do so, and leaves as
+/// live in `watched` those of which it is not known that they ended.
+async fn end_watches(rpc: &Rpc, watched: &mut Watched) -> Result<(), Failure> {
     let mut outcome = Ok(());
     for watch_id in watched.live() {
-        if let Err(failure) = rpc.end(watch_id).await {
-            outcome = Err(failure);
+        match rpc.end(watch_id.clone()).await {
+            Ok(()) => watched.ended(&watch_id),
+            Err(failure) => outcome = Err(failure),
         }
     }
     outcome

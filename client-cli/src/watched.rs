@@ -69,6 +69,14 @@ impl Watched {
             .collect()
     }
 
+    /// Notes that the collector ended this watch.
+    pub(crate) fn ended(&mut self, watch_id: &str) {
+        let entries = self.entries.iter_mut();
+        for entry in entries.filter(|entry| entry.watch_id == watch_id) {
+            entry.phase = Phase::Over;
+        }
+    }
+
     /// Whether nothing is left to wait for.
     pub(crate) fn all_over(&self) -> bool {
         self.entries.iter().all(|entry| entry.phase == Phase::Over)
@@ -95,6 +103,7 @@ impl Watched {
                         Phase::Sampled
                     };
                     sample.pid = entry.pid;
+                    sample.begin = entry.create_time;
                     tick.samples.push(sample);
                 }
                 None if entry.must_be_in(&tick) => {
@@ -172,6 +181,13 @@ mod tests {
             vec![sample("w-3", 3), sample("w-5", 5), sample("w-7", 7)],
         ));
         assert_eq!(pids(&update), [7, 3]);
+        assert!(
+            update
+                .tick
+                .samples
+                .iter()
+                .all(|sample| sample.begin.is_some())
+        );
         assert!(update.others);
         let update = watched.advance(tick(2, vec![sample("w-3", 3), sample("w-7", 7)]));
         assert!(!update.others);
@@ -186,6 +202,13 @@ mod tests {
         let update = watched.advance(tick(2, vec![exited("w-3", 3)]));
         assert_eq!(pids(&update), [3]);
         assert!(watched.all_over() && watched.live().is_empty());
+    }
+
+    #[test]
+    fn a_watch_that_was_ended_lives_no_more() {
+        let mut watched = watched(&[7, 3]);
+        watched.ended("w-7");
+        assert_eq!(watched.live(), ["w-3"]);
     }
 
     #[test]

@@ -243,6 +243,8 @@ fn a_collector_that_goes_away_is_a_failure() {
     let mut stderr = watching.0.stderr.take().unwrap();
     stderr.read_to_string(&mut words).unwrap();
     assert_eq!(words.matches("what to do").count(), 1, "{words}");
+    assert!(words.contains("netio-client unwatch "), "{words}");
+    assert!(words.contains(" --endpoint unix:///"), "{words}");
 }
 
 #[test]
@@ -286,7 +288,7 @@ fn info_tells_mode_and_limits() {
     let output = collector.client("info --output json").output().unwrap();
     let info: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(info["hook_mode"], "tracepoint");
-    assert_eq!(info["missed_events"]["recursion"], 0);
+    assert!(info["missed_events"]["recursion"].is_null(), "{info}");
 }
 
 #[test]

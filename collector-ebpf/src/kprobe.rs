@@ -24,8 +24,8 @@ use netio_abi::NO_SLOT;
 
 use crate::{
     account::{map_full, received, sent, watched_slot},
-    receive_queue::POSITIONS,
-    sock::{Kind, Raw, consumed, has_ulp, kind, position, urgent_between},
+    receive_queue::{POSITIONS, TCP_SYN_SENT},
+    sock::{Kind, Raw, consumed, is_owned, kind, position, reads_plainly, urgent_between},
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
 
@@ -60,7 +60,7 @@ pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
         return 0;
     }
     let tp = Raw(sk);
-    if kind(tp) != Kind::Tcp || has_ulp(tp) {
+    if kind(tp) != Kind::Tcp || !is_owned(tp) || !reads_plainly(tp) {
         return 0;
     }
     let now = position(tp);
@@ -160,5 +160,15 @@ pub fn splice_return(ctx: RetProbeContext) -> u32 {
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 pub fn forget_sock(ctx: RawTracePointContext) -> i32 {
     let _ = POSITIONS.remove(ctx.arg::<u64>(0));
+    0
+}
+
+/// `sock:inet_sock_set_state(sk, oldstate, newstate)`: a socket that connects
+/// anew after a disconnect begins with another sequence number.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn forget_reused(ctx: RawTracePointContext) -> i32 {
+    if ctx.arg::<i32>(2) == TCP_SYN_SENT {
+        let _ = POSITIONS.remove(ctx.arg::<u64>(0));
+    }
     0
 }

@@ -21,7 +21,9 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE},
+    bindings::{
+        BPF_ANY, BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
+    },
     btf_maps::{Array, HashMap},
     helpers::{
         bpf_get_current_pid_tgid,
@@ -36,13 +38,14 @@ use crate::{
     account::{map_full, received_bytes, received_call, watched_slot},
     sock::{
         Btf, Kind, OFF_TASK_TGID, Object as _, TCP_LISTEN, after, consumed, first_unaccepted,
-        has_bpf_storage, has_ulp, is_listening, kind, nothing_arrived, offset, position, sk_of,
-        sk_of_request, tcp_sock,
+        has_bpf_storage, is_listening, is_owned, kind, nothing_arrived, offset, position,
+        reads_plainly, sk_of, sk_of_request, tcp_sock,
     },
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
 
-const TCP_SYN_SENT: i32 = 2;
+/// State of a connecting socket (`include/net/tcp_states.h`).
+pub(crate) const TCP_SYN_SENT: i32 = 2;
 /// Connections of one listening socket that are noted while they wait to be
 /// accepted; the kernel's default limit is 4,096 of them (`somaxconn`), but a
 /// busy server accepts them at once.
@@ -98,7 +101,7 @@ pub(crate) static POSITIONS: HashMap<u64, u32, 65536> = HashMap::new();
 
 /// Element 0: the process whose sockets an iteration notes.
 #[btf_map]
-static NOTE_TGID: Array<u32, 1> = Array::new();
+static NOTE_TGID: Array<u32, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 #[inline(always)]
 fn followed(sk: Btf) -> Option<&'static mut Followed> {
@@ -140,7 +143,7 @@ pub fn queue_read(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(tp) = tcp_sock(sk) else { return 0 };
-    if has_ulp(tp) {
+    if !is_owned(sk) || !reads_plainly(tp) {
         return 0;
     }
     let position = position(tp);
@@ -188,7 +191,7 @@ pub fn queue_recv(ctx: BtfTracePointContext) -> i32 {
         Kind::Mptcp => received_bytes(slot, ret as u64),
         Kind::Tcp => {
             let Some(tp) = tcp_sock(sk) else { return 0 };
-            if has_ulp(tp) {
+            if !reads_plainly(tp) {
                 received_bytes(slot, ret as u64);
             } else if let Some(note) = followed(sk)
                 && note.base == FIRST_READ

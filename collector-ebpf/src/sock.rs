@@ -44,6 +44,14 @@ offsets! {
     OFF_REQ_NEXT,
     /// `request_sock.sk`
     OFF_REQ_SK,
+    /// `sock_common.skc_prot`
+    OFF_SK_PROT,
+    /// `sock.sk_lock.owned`
+    OFF_SK_LOCK_OWNED,
+    /// `proto.recvmsg`
+    OFF_PROTO_RECVMSG,
+    /// `tcp_ulp_ops.name`
+    OFF_ULP_NAME,
     /// `inet_connection_sock.icsk_ulp_ops`
     OFF_ICSK_ULP_OPS,
     /// `tcp_sock.copied_seq`
@@ -61,6 +69,10 @@ offsets! {
     /// `task_struct.tgid`
     OFF_TASK_TGID,
 }
+
+/// The address of `tcp_recvmsg`; 0 if the kernel does not tell it.
+#[unsafe(no_mangle)]
+static TCP_RECVMSG: u64 = 0;
 
 /// An offset as the collector set it.
 #[inline(always)]
@@ -150,11 +162,28 @@ pub(crate) fn tcp_sock(sk: Btf) -> Option<Btf> {
     (!tp.is_null()).then_some(Btf(tp.cast_const().cast()))
 }
 
-/// Whether another protocol sits on the stream (kernel TLS), or it is a part of
-/// a Multipath TCP stream: then its bytes are not the process's.
+/// Whether the stream's receive queue is what the process reads. It is not if
+/// the socket is a part of a Multipath TCP stream, or if kernel TLS decrypts what
+/// arrives; kernel TLS that only encrypts leaves receives as they are.
 #[inline(always)]
-pub(crate) fn has_ulp(tp: impl Object) -> bool {
-    tp.field::<usize>(offset(&OFF_ICSK_ULP_OPS)) != 0
+pub(crate) fn reads_plainly(tp: impl Object) -> bool {
+    let ulp: usize = tp.field(offset(&OFF_ICSK_ULP_OPS));
+    if ulp == 0 {
+        return true;
+    }
+    let name: u32 = Raw(ulp as *const u8).field(offset(&OFF_ULP_NAME));
+    let proto: usize = tp.field(offset(&OFF_SK_PROT));
+    let recvmsg: u64 = Raw(proto as *const u8).field(offset(&OFF_PROTO_RECVMSG));
+    // SAFETY: a plain static; volatile, because the loader rewrites it.
+    let tcp_recvmsg = unsafe { read_volatile(&raw const TCP_RECVMSG) };
+    name.to_le_bytes() == *b"tls\0" && recvmsg == tcp_recvmsg
+}
+
+/// Whether a process holds the socket's lock, as whoever reads does. If not, the
+/// bytes are taken in an interrupt, on behalf of nobody who is known here.
+#[inline(always)]
+pub(crate) fn is_owned(sk: impl Object) -> bool {
+    sk.field::<u32>(offset(&OFF_SK_LOCK_OWNED)) != 0
 }
 
 /// Where the process's reading stands: the sequence number of the next byte,

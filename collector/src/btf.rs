@@ -14,6 +14,9 @@ pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
 const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 /// How deep anonymous members may nest (the kernel's nest 3 deep).
@@ -55,6 +58,8 @@ struct Type {
     kind: u32,
     /// Members of a structure, parameters of a function's prototype.
     count: u32,
+    /// What a typedef or a qualifier stands for.
+    target: u32,
     members: Vec<Member>,
 }
 
@@ -106,6 +111,7 @@ impl Btf {
             types: vec![Type {
                 kind: 0,
                 count: 0,
+                target: 0,
                 members: Vec::new(),
             }],
         };
@@ -140,7 +146,7 @@ impl Btf {
                 }
             }
             // ptr, fwd, typedef, volatile, const, restrict, func, float, type_tag
-            2 | 7 | 8 | 9 | 10 | 11 | KIND_FUNC | 16 | 18 => {}
+            2 | 7 | KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | 11 | KIND_FUNC | 16 | 18 => {}
             // int, var, decl_tag
             1 | 14 | 17 => words.skip(1)?,
             // array
@@ -164,6 +170,7 @@ impl Btf {
         self.types.push(Type {
             kind,
             count: vlen,
+            target: size_or_type,
             members,
         });
         Ok(())
@@ -181,33 +188,48 @@ impl Btf {
     }
 
     /// The byte offset of a structure's field, looked for in anonymous members
-    /// too.
-    pub(crate) fn offset_of(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
-        self.structures
-            .get(structure)
-            .and_then(|id| self.bit_offset(*id, field, 0))
+    /// too; `a.b` is field b of the structure that field a is.
+    pub(crate) fn offset_of(&self, structure: &str, path: &str) -> Result<u32, BtfError> {
+        let bits = || {
+            let mut within = *self.structures.get(structure)?;
+            let mut bits: u32 = 0;
+            for field in path.split('.') {
+                let (offset, type_id) = self.member(within, field, 0)?;
+                bits = bits.checked_add(offset)?;
+                within = type_id;
+            }
+            Some(bits)
+        };
+        bits()
             .map(|bits| bits / 8)
             .ok_or_else(|| BtfError::NoField {
                 structure: structure.to_owned(),
-                field: field.to_owned(),
+                field: path.to_owned(),
             })
     }
 
-    fn bit_offset(&self, id: u32, field: &str, depth: u32) -> Option<u32> {
+    /// A field's offset in bits, and its type.
+    fn member(&self, id: u32, field: &str, depth: u32) -> Option<(u32, u32)> {
         let found = self.types.get(id as usize)?;
-        if depth > MAX_DEPTH || !matches!(found.kind, KIND_STRUCT | KIND_UNION) {
+        if depth > MAX_DEPTH {
             return None;
         }
-        found.members.iter().find_map(|member| {
-            if member.name == field {
-                Some(member.bit_offset)
-            } else if member.name.is_empty() {
-                self.bit_offset(member.type_id, field, depth + 1)?
-                    .checked_add(member.bit_offset)
-            } else {
-                None
+        match found.kind {
+            KIND_STRUCT | KIND_UNION => found.members.iter().find_map(|member| {
+                if member.name == field {
+                    Some((member.bit_offset, member.type_id))
+                } else if member.name.is_empty() {
+                    let (offset, type_id) = self.member(member.type_id, field, depth + 1)?;
+                    Some((offset.checked_add(member.bit_offset)?, type_id))
+                } else {
+                    None
+                }
+            }),
+            KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST => {
+                self.member(found.target, field, depth + 1)
             }
-        })
+            _ => None,
+        }
     }
 }
 
@@ -262,16 +284,19 @@ fn string(strings: &[u8], offset: u32) -> Result<&str, BtfError> {
 mod tests {
     use super::*;
 
-    /// BTF with `struct outer { int a; union { long b; }; }` and a function `f`.
+    /// BTF with `struct outer { int a; union { long b; }; inner_t c; }`, where
+    /// `typedef struct { int a; } inner_t`, and a function `f`.
     fn sample() -> Vec<u8> {
-        let strings = b"\0outer\0a\0b\0f\0int\0";
+        let strings = b"\0outer\0a\0b\0f\0int\0c\0inner_t\0";
         let types: Vec<u32> = [
             [13, 1 << 24, 4].as_slice(),
-            &[32],                                      // 1: int
-            &[0, (5 << 24) | 1, 8, 9, 1, 0],            // 2: union { b }
-            &[1, (4 << 24) | 2, 16, 7, 1, 0, 0, 2, 64], // 3: struct outer
-            &[11, 12 << 24, 5],                         // 4: func f
-            &[0, (13 << 24) | 2, 0, 0, 1, 0, 1],        // 5: its prototype, two ints
+            &[32],                                                  // 1: int
+            &[0, (5 << 24) | 1, 8, 9, 1, 0],                        // 2: union { b }
+            &[1, (4 << 24) | 3, 24, 7, 1, 0, 0, 2, 64, 17, 6, 128], // 3: struct outer
+            &[11, 12 << 24, 5],                                     // 4: func f
+            &[0, (13 << 24) | 2, 0, 0, 1, 0, 1],                    // 5: its prototype, two ints
+            &[19, 8 << 24, 7],                                      // 6: typedef inner_t
+            &[0, (4 << 24) | 1, 8, 7, 1, 32],                       // 7: struct { a }
         ]
         .concat();
         let type_bytes: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -294,8 +319,9 @@ mod tests {
         assert!(btf.has_function("f"));
         assert!(!btf.has_function("outer"));
         assert_eq!(btf.parameters("f"), Some(2));
-        let error = btf.offset_of("outer", "c").unwrap_err().to_string();
-        assert_eq!(error, "this kernel's struct outer has no field c");
+        assert_eq!(btf.offset_of("outer", "c.a").unwrap(), 20);
+        let error = btf.offset_of("outer", "a.d").unwrap_err().to_string();
+        assert_eq!(error, "this kernel's struct outer has no field a.d");
     }
 
     #[test]

@@ -7,56 +7,24 @@
 
 use std::{
     ffi::OsString,
-    fmt, fs, io,
+    io,
     net::{SocketAddr, ToSocketAddrs as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
-use clap::ValueEnum;
 use netio_collector::{Limits, Options, probe::HookChoice};
 use tracing_subscriber::EnvFilter;
 
 use crate::logging::LogFormat;
 
+mod given;
 #[cfg(test)]
 mod tests;
 
-/// Settings as given in one place. The same names serve as flags
-/// (`--max-watches`), variables (`NETIO_MAX_WATCHES`) and keys (`max_watches`).
-#[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Given {
-    /// Where to listen: unix:///PATH, or tcp://HOST:PORT on this host's
-    /// loopback; repeat for more [env: NETIO_LISTEN, separated by commas]
-    /// [default: unix:///run/netio/collector.sock]
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Vec<String>,
-
-    /// Time between samples, from 100ms to 60s [env: NETIO_INTERVAL] [default: 1s]
-    #[arg(long, value_name = "DURATION")]
-    interval: Option<String>,
-
-    /// Kernel hooks to count with; auto takes the first that attaches
-    /// [env: NETIO_HOOKS] [default: auto]
-    #[arg(long, value_name = "MODE")]
-    hooks: Option<HookChoice>,
-
-    /// Watches to have room for, from 1 to 16384 [env: NETIO_MAX_WATCHES]
-    /// [default: 1024]
-    #[arg(long, value_name = "COUNT")]
-    max_watches: Option<u32>,
-
-    /// What to log: error, warn, info, debug, trace, or directives such as
-    /// info,netio_collector=debug [env: NETIO_LOG] [default: info]
-    #[arg(long, value_name = "FILTER")]
-    log: Option<String>,
-
-    /// How the log on standard error looks [env: NETIO_LOG_FORMAT] [default: pretty]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
-}
+pub(crate) use given::{Given, unknown_variables};
+use given::{Origin, variable};
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,37 +60,6 @@ pub(crate) enum ConfigError {
         path: PathBuf,
         source: Box<toml::de::Error>,
     },
-}
-
-/// Where settings were given.
-#[derive(Clone, Copy)]
-enum Origin<'a> {
-    Flags,
-    Variables,
-    File(&'a Path),
-}
-
-impl Origin<'_> {
-    /// How the user knows the setting there.
-    fn name(self, key: &str) -> String {
-        match self {
-            Self::Flags => format!("--{}", key.replace('_', "-")),
-            Self::Variables => variable(key),
-            Self::File(path) => format!("{key} in {}", path.display()),
-        }
-    }
-
-    fn bad(self, key: &str, value: impl fmt::Display, problem: impl Into<String>) -> ConfigError {
-        ConfigError::Value {
-            origin: self.name(key),
-            value: value.to_string(),
-            problem: problem.into(),
-        }
-    }
-}
-
-fn variable(key: &str) -> String {
-    format!("NETIO_{}", key.to_uppercase())
 }
 
 impl Settings {
@@ -182,63 +119,6 @@ fn first<'a, T>(
     given
         .iter()
         .find_map(|(origin, given)| Some((*origin, setting(given)?)))
-}
-
-impl Given {
-    fn from_variables(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
-        let text = |key: &'static str| {
-            env(key)
-                .map(|value| {
-                    value.into_string().map_err(|value| {
-                        Origin::Variables.bad(key, value.display(), "is not valid UTF-8")
-                    })
-                })
-                .transpose()
-        };
-        let listen = text("listen")?.unwrap_or_default();
-        Ok(Self {
-            listen: listen
-                .split(',')
-                .map(|address| address.trim().to_owned())
-                .filter(|address| !address.is_empty())
-                .collect(),
-            interval: text("interval")?,
-            hooks: text("hooks")?.map(|it| choice("hooks", &it)).transpose()?,
-            max_watches: text("max_watches")?
-                .map(|it| {
-                    let number = u32::from_str(&it);
-                    number.map_err(|_| Origin::Variables.bad("max_watches", it, "is no number"))
-                })
-                .transpose()?,
-            log: text("log")?,
-            log_format: text("log_format")?
-                .map(|it| choice("log_format", &it))
-                .transpose()?,
-        })
-    }
-
-    fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::File {
-            path: path.to_owned(),
-            source,
-        })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Toml {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })
-    }
-}
-
-/// A variable's value that must be one of a few words.
-fn choice<T: ValueEnum>(key: &str, text: &str) -> Result<T, ConfigError> {
-    T::from_str(text, true).map_err(|_| {
-        let words: Vec<_> = T::value_variants()
-            .iter()
-            .filter_map(|it| Some(it.to_possible_value()?.get_name().to_owned()))
-            .collect();
-        let problem = format!("is none of {}", words.join(", "));
-        Origin::Variables.bad(key, text, problem)
-    })
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -89,7 +89,7 @@ impl fmt::Display for Report {
         f.write_str(if self.healthy {
             "netio can count here: start with netio-client watch --pid PID"
         } else {
-            "netio cannot count here yet: no hook mode attaches; see the remedies above"
+            "netio cannot count here yet: see the remedies above"
         })
     }
 }
@@ -98,7 +98,8 @@ impl fmt::Display for Report {
 pub fn run() -> Report {
     let mut checks = facts::all();
     let modes = modes();
-    let healthy = modes.iter().any(|check| check.status == Status::Ok);
+    let lost = |check: &Check| check.name == facts::PID_NAMESPACE && check.status == Status::Fail;
+    let healthy = modes.iter().any(|check| check.status == Status::Ok) && !checks.iter().any(lost);
     checks.extend(modes);
     Report { healthy, checks }
 }

@@ -1,8 +1,8 @@
 //! The seam between the collector and the kernel.
 //!
 //! Everything above it (watches, sampler, hub, rpc) knows only this trait, so it
-//! is tested without privileges against [`fake::FakeKernel`]; the one real
-//! implementation is [`crate::probe::Probes`].
+//! is tested without privileges against `fake::FakeKernel`; the one real
+//! implementation is what [`crate::probe::attach`] returns.
 
 use std::ops::{Add, Sub};
 

@@ -19,15 +19,13 @@ use netio_collector::{
     probe::{self, HookChoice, ProbeOptions},
     run,
 };
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
-};
-use tokio_util::sync::CancellationToken;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 mod config;
 mod logging;
+mod signals;
 
 use config::{Address, Given, Settings};
 
@@ -40,8 +38,8 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 ///
 /// Needs the capabilities CAP_BPF and CAP_PERFMON, or root. Settings are taken
 /// from flags, then NETIO_* environment variables, then the file given with
-/// --config, then defaults. SIGTERM and SIGINT end it within 5 s; a second
-/// signal at once.
+/// --config, then defaults. SIGTERM, SIGINT, SIGHUP and SIGQUIT end it within
+/// 5 s; a second signal at once.
 #[derive(Debug, Parser)]
 #[command(
     name = "netio-collector",
@@ -83,12 +81,15 @@ fn main() -> ExitCode {
 
 fn diagnose() -> ExitCode {
     let report = doctor::run();
-    // Whoever closed the pipe has read enough.
-    let _ = writeln!(io::stdout(), "{report}");
-    if report.healthy() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    let mut stdout = io::stdout();
+    match writeln!(stdout, "{report}").and_then(|()| stdout.flush()) {
+        // Whoever closed the pipe has read enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write the report: {error}"));
+            ExitCode::FAILURE
+        }
+        _ if report.healthy() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }
 
@@ -98,6 +99,14 @@ fn complain(error: &dyn std::fmt::Display) {
 
 fn collect(settings: Settings) -> ExitCode {
     logging::start(settings.log, settings.log_format);
+    let unknown = config::unknown_variables(env::vars_os().map(|(name, _)| name));
+    if !unknown.is_empty() {
+        warn!(
+            "nobody reads {}: see netio-collector --help for the variables there are",
+            unknown.join(", ")
+        );
+    }
+    raise_file_limit();
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -116,11 +125,21 @@ fn collect(settings: Settings) -> ExitCode {
     }
 }
 
+/// Every connection and every watched process takes a descriptor: the usual
+/// limit of 1,024 would be reached before the collector's own limits are.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 async fn serve(listen: &[Address], options: Options, hooks: HookChoice) -> anyhow::Result<()> {
-    let shutdown = CancellationToken::new();
-    let terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    tokio::spawn(obey_signals(terminate, interrupt, shutdown.clone()));
+    let shutdown = signals::stop_token().context("cannot wait for signals")?;
 
     // Before the hooks: where another collector listens, this one has no business.
     let listeners = bind(listen)?;
@@ -145,6 +164,11 @@ fn bind(addresses: &[Address]) -> anyhow::Result<Listeners> {
             Address::Tcp(address) => {
                 let bound = listeners.bind_tcp(*address)?;
                 info!("listening on tcp://{bound}");
+                warn!(
+                    "every local user may watch over tcp://{bound}, and end what others watch \
+                     over it, since all callers from one address count as one owner: \
+                     only a Unix socket has permissions"
+                );
             }
         }
     }
@@ -153,28 +177,9 @@ fn bind(addresses: &[Address]) -> anyhow::Result<Listeners> {
 
 /// Which hooks are attached was told by attaching them.
 fn tell_blind_spots(kernel: &dyn Kernel) {
-    for spot in &kernel.info().blind_spots {
-        info!(
-            id = spot.id,
-            remedy = spot.remedy,
-            "blind spot: {}",
-            spot.description
-        );
+    let spots = &kernel.info().blind_spots;
+    if !spots.is_empty() {
+        let ids: Vec<_> = spots.iter().map(|spot| spot.id.as_str()).collect();
+        info!("blind spots: {} (see netio-client info)", ids.join(", "));
     }
-}
-
-/// The first signal ends the collector in good order, the second at once.
-async fn obey_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: CancellationToken) {
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    info!("{name}: shutting down");
-    shutdown.cancel();
-    let code = tokio::select! {
-        _ = terminate.recv() => 143,
-        _ = interrupt.recv() => 130,
-    };
-    warn!("a second signal: leaving at once");
-    std::process::exit(code);
 }

@@ -7,8 +7,11 @@
 //! | fentry | fexit of `inet_sendmsg`, `inet_sendpage` | fexit of `inet_recvmsg`, `tcp_splice_read`, ... | with trampolines |
 //! | kprobe | kretprobe of `tcp_sendmsg`, ... | kprobe of `tcp_cleanup_rbuf` | with kprobes and BTF, x86-64 |
 //!
+//! Programs see the pids of the initial pid namespace, so nothing is attached in
+//! another one: a pid would name somebody else's process.
+//!
 //! Whether a mode works is found by attaching it, never by the kernel's
-//! version. Everything that is attached goes when [`Probes`] is dropped.
+//! version. Everything that is attached goes when that kernel is dropped.
 
 use std::{
     fmt, fs, io,
@@ -16,7 +19,7 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, Map},
+    maps::Map,
     programs::{Program, ProgramError},
 };
 use netio::v1;
@@ -32,15 +35,16 @@ mod kretprobe;
 mod mapped;
 mod modes;
 mod object;
+pub(crate) mod pid_namespace;
 mod preemption;
 mod sys;
 
 use attach::Attached;
 pub(crate) use kretprobe::tracefs;
+pub(crate) use preemption::is_full as preemption_is_full;
 
 /// Which hooks to count with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum HookChoice {
     /// The first of the others that attaches, in their order (fentry last on a
     /// fully preemptible kernel, where it loses calls).
@@ -157,6 +161,21 @@ fn shortened(text: &str) -> String {
 /// remedies.
 pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
     let mut attempts = Vec::new();
+    if let Err(elsewhere) = pid_namespace::is_initial() {
+        tracing::error!(cause = %elsewhere, "nothing can be counted");
+        attempts.extend(
+            options
+                .hooks
+                .modes(false)
+                .iter()
+                .map(|mode| v1::ModeAttempt {
+                    mode: (*mode).into(),
+                    cause: elsewhere.to_string(),
+                    remedy: pid_namespace::REMEDY.to_owned(),
+                }),
+        );
+        return Box::new(Detached::new(attempts));
+    }
     let btf = kernel_types();
     let preemptible = preemption::is_full();
     if preemptible {
@@ -233,11 +252,7 @@ impl Probes {
         let Some(note) = self.attached.note_program else {
             return Ok(());
         };
-        let ebpf = &mut self.attached.object.ebpf;
-        let target = ebpf
-            .map_mut("NOTE_TGID")
-            .ok_or_else(|| AttachError::new("the object has no map NOTE_TGID"))?;
-        Array::<_, u32>::try_from(target)?.set(0, tgid, 0)?;
+        mapped::set_first_u32(self.attached.object.map("NOTE_TGID")?, tgid)?;
         let program = self.attached.object.program(note)?;
         sys::iterate_files(program.fd()?.as_fd(), tgid)?;
         Ok(())
@@ -250,25 +265,25 @@ impl Kernel for Probes {
     }
 
     fn missed_events(&self) -> v1::MissedEvents {
+        // Of what cannot be read, nothing is said: zero would be a claim.
         let recursion = self
             .attached
             .names()
             .filter_map(|name| self.attached.object.ebpf.program(name))
-            .filter_map(|program| recursion_misses(program).ok())
+            .map(|program| recursion_misses(program).ok()?)
             .sum();
         let kretprobe = self
             .attached
             .kretprobes
             .iter()
-            .filter_map(|probe| probe.missed().ok())
+            .map(|probe| probe.missed().ok())
             .sum();
         let map_full = self
             .attached
             .object
             .map("MAP_FULL")
             .ok()
-            .and_then(|map: &Map| mapped::first_u64(map).ok())
-            .unwrap_or_default();
+            .and_then(|map: &Map| mapped::first_u64(map).ok());
         v1::MissedEvents {
             recursion,
             kretprobe,
@@ -308,12 +323,12 @@ impl Kernel for Probes {
 }
 
 /// The kernel shows it among a program's file-descriptor facts since 5.12.
-fn recursion_misses(program: &Program) -> Result<u64, AttachError> {
+fn recursion_misses(program: &Program) -> Result<Option<u64>, AttachError> {
     let fd = program
         .fd()
         .map_err(|error: ProgramError| AttachError::from(error))?;
     let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
-    Ok(fact(&facts, "recursion_misses:").unwrap_or_default())
+    Ok(fact(&facts, "recursion_misses:"))
 }
 
 fn fact(facts: &str, key: &str) -> Option<u64> {

@@ -36,7 +36,7 @@ use slots::SlotPool;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
     #[error(
-        "{limit} processes are watched, which is the collector's limit: end a watch that is not needed, or restart the collector with a larger --max-watches"
+        "there are {limit} watches, which is the collector's limit: end a watch that is not needed, or restart the collector with a larger --max-watches"
     )]
     TooManyWatches { limit: u32 },
     #[error(

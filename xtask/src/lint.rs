@@ -54,6 +54,20 @@ pub(crate) fn lint(tree: &Tree) -> Tally {
             "sources",
         ],
     );
+    cargo(
+        "Check the same of the programs for the kernel",
+        "",
+        &[
+            "deny",
+            "--manifest-path",
+            "collector-ebpf/Cargo.toml",
+            "check",
+            "--hide-inclusion-graph",
+            "bans",
+            "licenses",
+            "sources",
+        ],
+    );
     advisories(tree, &mut tally);
     tally
 }

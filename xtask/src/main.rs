@@ -18,8 +18,9 @@ mod step;
 mod test;
 mod tree;
 
+use std::env;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -102,11 +103,41 @@ struct GuestArguments {
     command: Vec<String>,
 }
 
+/// Where Debian keeps servers and what dpkg needs; not on every user's PATH,
+/// which `sudo` may have been given.
+const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
 fn main() -> ExitCode {
+    let path = env::var("PATH").unwrap_or_default();
+    if !path.split(':').any(|directory| directory == "/usr/sbin") {
+        return again_with_path(&format!("{path}:{SYSTEM_DIRECTORIES}"));
+    }
     match perform(Arguments::parse().task) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs this very command with another PATH, for all that it starts.
+fn again_with_path(path: &str) -> ExitCode {
+    let again = env::current_exe().and_then(|program| {
+        Command::new(program)
+            .args(env::args_os().skip(1))
+            .env("PATH", path)
+            .status()
+    });
+    match again {
+        Ok(status) => ExitCode::from(
+            status
+                .code()
+                .and_then(|code| code.try_into().ok())
+                .unwrap_or(1),
+        ),
+        Err(error) => {
+            eprintln!("error: cannot run this command again: {error}");
             ExitCode::FAILURE
         }
     }

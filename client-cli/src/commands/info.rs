@@ -108,15 +108,20 @@ fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     text
 }
 
+/// A count that is absent could not be read, which is not zero.
 fn missed(missed: &v1::MissedEvents) -> String {
-    if *missed == v1::MissedEvents::default() {
+    let counts = [missed.recursion, missed.kretprobe, missed.map_full];
+    if counts == [Some(0); 3] {
         return "none".to_owned();
     }
-    format!(
-        "WARNING: totals are too low by an unknown amount: \
-         recursion {}, kretprobe {}, map full {}",
-        missed.recursion, missed.kretprobe, missed.map_full
-    )
+    let [recursion, kretprobe, map_full] =
+        counts.map(|count| count.map_or("unknown".to_owned(), |it| it.to_string()));
+    let counts_shown = format!("recursion {recursion}, kretprobe {kretprobe}, map full {map_full}");
+    if counts.iter().flatten().any(|count| *count > 0) {
+        format!("WARNING: totals are too low by an unknown amount: {counts_shown}")
+    } else {
+        counts_shown
+    }
 }
 
 fn item(text: &mut String, name: &str, what: &str, remedy: &str) {
@@ -193,7 +198,11 @@ mod tests {
                 description: "counted as ciphertext".to_owned(),
                 remedy: "Linux 6.3 or later".to_owned(),
             }],
-            missed_events: Some(v1::MissedEvents::default()),
+            missed_events: Some(v1::MissedEvents {
+                recursion: Some(0),
+                kretprobe: Some(0),
+                map_full: Some(0),
+            }),
             limits: Some(v1::Limits {
                 max_watches: 1,
                 max_subscribers: 2,
@@ -248,13 +257,42 @@ Hooks that do not work here:
     fn missed_events_are_loud() {
         let mut info = info();
         info.missed_events = Some(v1::MissedEvents {
-            recursion: 0,
-            kretprobe: 7,
-            map_full: 0,
+            recursion: None,
+            kretprobe: Some(7),
+            map_full: Some(0),
         });
         let shown = for_people(&info, &Origin::InProcess);
         assert!(shown.contains("WARNING: totals are too low"), "{shown}");
-        assert!(shown.contains("kretprobe 7"), "{shown}");
+        assert!(
+            shown.contains("recursion unknown, kretprobe 7, map full 0"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_unknown_and_not_none() {
+        let mut info = info();
+        info.missed_events = Some(v1::MissedEvents {
+            recursion: None,
+            kretprobe: Some(0),
+            map_full: Some(0),
+        });
+        let shown = for_people(&info, &Origin::InProcess);
+        assert!(
+            shown.contains("missed events   recursion unknown, kretprobe 0, map full 0\n"),
+            "{shown}"
+        );
+        let value = for_programs(&info, &Origin::InProcess);
+        assert_eq!(
+            value["missed_events"],
+            json!({"recursion": null, "kretprobe": 0, "map_full": 0})
+        );
+        info.missed_events = None;
+        let shown = for_people(&info, &Origin::InProcess);
+        assert!(
+            shown.contains("recursion unknown, kretprobe unknown, map full unknown"),
+            "{shown}"
+        );
     }
 
     #[test]

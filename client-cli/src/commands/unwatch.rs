@@ -1,5 +1,7 @@
 //! `unwatch`: ends watches that the caller made earlier.
 
+use std::mem;
+
 use netio::v1::unwatch_request::Selector;
 use tokio_util::sync::CancellationToken;
 
@@ -7,27 +9,37 @@ use crate::{
     args::Unwatch,
     conn::{Connection, Wish},
     failure::Failure,
-    output, rpc, text,
+    output,
+    rpc::{self, Rpc},
+    text,
 };
 
 /// Runs it.
 pub(crate) async fn run(args: Unwatch) -> Result<(), Failure> {
-    let selector = match (args.watch_id, args.pid) {
-        (Some(watch_id), _) => Selector::WatchId(watch_id),
-        (None, Some(pid)) => Selector::Target(rpc::target(pid)),
-        (None, None) => {
-            return Err(Failure::new(
-                "nothing was named to be ended",
-                "give a WATCH_ID or --pid",
-            ));
-        }
-    };
+    let by_id = args.watch_ids.into_iter().map(Selector::WatchId);
+    let by_pid = args.pid.map(|pid| Selector::Target(rpc::target(pid)));
+    let selectors: Vec<Selector> = by_id.chain(by_pid).collect();
     let wish = Wish::new(args.connect.endpoint, None)?;
     let connection = Connection::open(wish, CancellationToken::new()).await?;
-    let ended = connection.rpc.unwatch(selector).await;
-    let shown = ended.and_then(|ids| {
-        let lines = ids.iter().map(|id| format!("ended {}\n", text::line(id)));
-        output::print(&lines.collect::<String>())
-    });
+    let shown = end(&connection.rpc, selectors).await;
     connection.close(shown).await
+}
+
+/// Ends each, whatever becomes of the others, and tells every failure.
+async fn end(rpc: &Rpc, selectors: Vec<Selector>) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    for selector in selectors {
+        match rpc.unwatch(selector).await {
+            Ok(ids) => {
+                let lines = ids.iter().map(|id| format!("ended {}\n", text::line(id)));
+                output::print(&lines.collect::<String>())?;
+            }
+            Err(failure) => {
+                if let Err(earlier) = mem::replace(&mut outcome, Err(failure)) {
+                    output::note(&format!("error: {earlier}"));
+                }
+            }
+        }
+    }
+    outcome
 }

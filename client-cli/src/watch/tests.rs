@@ -9,14 +9,14 @@ use netio_collector::{
     kernel::{Counters, fake::FakeKernel},
 };
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt as _, duplex},
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 use super::*;
 use crate::{embedded::Embedded, failure::Origin};
+
+mod narrow;
+mod slow;
 
 /// The shortest that the collector allows.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -193,134 +193,6 @@ async fn stops_when_asked_to() {
 }
 
 #[tokio::test]
-async fn stops_though_the_terminal_stands_still() {
-    let bench = Bench::new();
-    let idler = Idler::new();
-    // Takes less than a line, and nobody reads.
-    let (out, _reader) = duplex(16);
-    let mut output = Output {
-        out,
-        err: Vec::new(),
-    };
-    let order = Order::new(&[idler.pid()], None);
-    let rpc = bench.rpc();
-    let asked = async {
-        bench.counts(idler.pid()).await;
-        sleep(INTERVAL * 3).await;
-        bench.stop.cancel();
-    };
-    let watching = run(&rpc, &order, View::Json, &mut output, &bench.stop);
-    let (outcome, ()) = tokio::join!(watching, asked);
-    assert_eq!(outcome, Ok(()));
-    assert!(bench.counts_nothing());
-}
-
-#[tokio::test]
-async fn ends_when_the_reader_leaves() {
-    let bench = Bench::new();
-    let idler = Idler::new();
-    let (out, mut reader) = duplex(4096);
-    let mut output = Output {
-        out,
-        err: Vec::new(),
-    };
-    let order = Order::new(&[idler.pid()], None);
-    let rpc = bench.rpc();
-    let reading = async move { reader.read_u8().await };
-    let watching = run(&rpc, &order, View::Json, &mut output, &bench.stop);
-    let (outcome, read) = tokio::join!(watching, reading);
-    assert!(read.is_ok());
-    assert_eq!(outcome, Ok(()));
-    assert!(bench.counts_nothing());
-}
-
-#[tokio::test]
-async fn after_a_stall_the_totals_are_right() {
-    let bench = Bench::new();
-    let mut idler = Idler::new();
-    let pid = idler.pid();
-    let (out, mut reader) = duplex(64);
-    let mut output = Output {
-        out,
-        err: Vec::new(),
-    };
-    let order = Order::new(&[pid], None);
-    let rpc = bench.rpc();
-    let watching = async {
-        let outcome = run(&rpc, &order, View::Json, &mut output, &bench.stop).await;
-        // The reader waits for the end of what is written.
-        drop(output.out);
-        outcome
-    };
-    let mut lines = Vec::new();
-    let reading = async {
-        bench.counts(pid).await;
-        for _ in 0..30 {
-            bench.kernel.traffic(pid, 10, 10);
-            sleep(INTERVAL / 3).await;
-        }
-        idler.end();
-        reader.read_to_end(&mut lines).await.unwrap();
-    };
-    let (outcome, ()) = tokio::join!(watching, reading);
-    assert_eq!(outcome, Ok(()));
-    let lines = parse(&lines);
-    let skipped: u64 = column(&lines[1..], "skipped_ticks").iter().sum();
-    let sequences = column(&lines, "sequence");
-    let told = lines.len() as u64 + skipped;
-    assert_eq!(told, sequences[lines.len() - 1] - sequences[0] + 1);
-    assert_eq!(lines[lines.len() - 1]["sent_bytes_total"], 300);
-    assert_eq!(lines[lines.len() - 1]["state"], "exited");
-}
-
-#[test]
-fn skips_and_lost_watches_are_noted() {
-    let mut tick = crate::model::tests::tick(9, vec![]);
-    assert!(notes(&tick, &[]).is_empty());
-    assert!(notes(&tick, &[7])[0].contains("pid 7: its watch was ended by another"));
-    tick.skipped_ticks = 3;
-    let notes = notes(&tick, &[7]);
-    assert!(notes[0].contains("3 tick(s) skipped"), "{notes:?}");
-    assert!(notes[1].contains("exited or"), "{notes:?}");
-}
-
-#[tokio::test]
-async fn other_watches_are_neither_shown_nor_in_the_way() {
-    let bench = Bench::new();
-    let (own, other) = (Idler::new(), Idler::new());
-    let rpc = bench.rpc();
-    rpc.watch(other.pid()).await.unwrap();
-    let (outcome, lines, notes) = bench.watch(&[own.pid()], Some(5)).await;
-    assert_eq!((outcome, notes.as_str()), (Ok(()), ""));
-    assert!(lines.iter().all(|line| line["pid"] == own.pid()));
-    // The stream was changed for a narrower one, and no tick was lost by it.
-    let sequences = column(&lines, "sequence");
-    assert!(
-        sequences.windows(2).all(|pair| pair[1] == pair[0] + 1),
-        "{sequences:?}"
-    );
-    assert_eq!(rpc.list().await.unwrap().len(), 1, "the other watch lives");
-}
-
-#[tokio::test]
-async fn the_stream_is_narrowed_once_and_survives_a_refusal() {
-    let bench = Bench::new();
-    let (own, other) = (Idler::new(), Idler::new());
-    let rpc = bench.rpc();
-    let watch = rpc.watch(own.pid()).await.unwrap();
-    rpc.watch(other.pid()).await.unwrap();
-
-    let mut ticks = Ticks::of_everything(&rpc).await.unwrap();
-    assert_eq!(ticks.next().await.unwrap().samples.len(), 2);
-    ticks.narrow(&rpc, vec![watch.watch_id]).await;
-    assert_eq!(ticks.next().await.unwrap().samples.len(), 1);
-
-    let mut ticks = Ticks::of_everything(&rpc).await.unwrap();
-    ticks.narrow(&rpc, vec!["w-unknown".to_owned()]).await;
-    assert_eq!(ticks.next().await.unwrap().samples.len(), 2);
-}
-
-#[tokio::test]
 async fn a_refused_process_leaves_no_watch_of_the_others() {
     let bench = Bench::new();
     let idler = Idler::new();
@@ -334,7 +206,7 @@ async fn a_refused_process_leaves_no_watch_of_the_others() {
 }
 
 #[tokio::test]
-async fn a_watch_ended_by_another_command_is_noticed() {
+async fn a_watch_ended_by_somebody_else_is_noticed() {
     let bench = Bench::new();
     let idler = Idler::new();
     let rpc = bench.rpc();
@@ -347,7 +219,10 @@ async fn a_watch_ended_by_another_command_is_noticed() {
     let pids = [idler.pid()];
     let ((outcome, _, notes), ()) = tokio::join!(bench.watch(&pids, None), ended);
     assert_eq!(outcome, Ok(()));
-    assert!(notes.contains("ended by another command"), "{notes}");
+    assert!(
+        notes.contains("ended by somebody else with the same owner"),
+        "{notes}"
+    );
 }
 
 #[tokio::test]

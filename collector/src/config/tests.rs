@@ -1,5 +1,7 @@
 //! Every setting from every place, and every way to get it wrong.
 
+use std::fs;
+
 use super::*;
 
 /// Loads with these flags, variables and file.
@@ -91,6 +93,40 @@ fn several_addresses_can_be_given_everywhere() {
     assert_eq!(load(&[], &env, "").unwrap().listen, both);
     let file = r#"listen = ["unix:///a", "tcp://[::1]:5"]"#;
     assert_eq!(load(&[], &[], file).unwrap().listen, both);
+    let one = load(&[], &[], r#"listen = "unix:///a""#).unwrap();
+    assert_eq!(one.listen, both[..1]);
+}
+
+#[test]
+fn words_may_be_in_capitals_everywhere() {
+    let flags = ["--hooks=KPROBE", "--log-format=JSON"];
+    let env = [("NETIO_HOOKS", "Kprobe"), ("NETIO_LOG_FORMAT", "Json")];
+    let file = "hooks = \"KProbe\"\nlog_format = \"JSON\"";
+    for settings in [
+        load(&flags, &[], ""),
+        load(&[], &env, ""),
+        load(&[], &[], file),
+    ] {
+        let settings = settings.unwrap();
+        assert_eq!(settings.hooks, HookChoice::Kprobe);
+        assert_eq!(settings.log_format, LogFormat::Json);
+    }
+}
+
+#[test]
+fn variables_that_nobody_reads_are_named() {
+    let known = CASES.iter().map(|(key, ..)| variable(key));
+    let others = ["NETIO_CONFIG", "NETIO_ENDPOINT", "PATH", "netio_hooks"];
+    let names = known.chain(others.map(str::to_owned));
+    assert_eq!(
+        unknown_variables(names.map(Into::into)),
+        Vec::<String>::new()
+    );
+    let names = ["NETIO_MAX_WATCH", "NETIO_", "NETIO_HOOK"];
+    assert_eq!(
+        unknown_variables(names.into_iter().map(Into::into)),
+        ["NETIO_", "NETIO_HOOK", "NETIO_MAX_WATCH"]
+    );
 }
 
 /// Flags, variables, file, and what the error tells.
@@ -138,6 +174,12 @@ fn errors_say_where_the_value_came_from() {
             &[("NETIO_MAX_WATCHES", "many")],
             "",
             &["NETIO_MAX_WATCHES", "no number"],
+        ),
+        (
+            &[],
+            &[],
+            "listen = 1",
+            &["line 1", "an address in quotes, or a list"],
         ),
         (&[], &[], "max_watches = -1", &["line 1"]),
         (&[], &[], "\nintervall = \"1s\"", &["intervall", "line 2"]),

@@ -1,6 +1,6 @@
 //! The facts that the doctor reads: each a file or two.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use rustix::{
     process::geteuid,
@@ -8,7 +8,13 @@ use rustix::{
 };
 
 use super::{Check, Status};
-use crate::{btf::KERNEL_BTF, probe::tracefs};
+use crate::{
+    btf::KERNEL_BTF,
+    probe::{pid_namespace, preemption_is_full, tracefs},
+};
+
+/// The name of the check without which no mode is of use.
+pub(super) const PID_NAMESPACE: &str = "pid namespace";
 
 /// All facts.
 pub(super) fn all() -> Vec<Check> {
@@ -17,13 +23,18 @@ pub(super) fn all() -> Vec<Check> {
         btf(),
         capability_set(),
         lockdown(),
+        preemption(),
         unprivileged_bpf(),
         perf_paranoid(),
         tracefs_mounted(),
         bpffs_mounted(),
-        pid_namespace(),
+        pids(),
     ]
 }
+
+/// Its programs need helpers of 5.11 and a hook of 5.12.
+const OLDEST: (u32, u32) = (5, 12);
+const OLDEST_TESTED: (u32, u32) = (6, 1);
 
 fn kernel() -> Check {
     let release = rustix::system::uname()
@@ -31,9 +42,15 @@ fn kernel() -> Check {
         .to_string_lossy()
         .into_owned();
     match version(&release) {
-        Some(version) if version < (5, 8) => {
-            Check::new("kernel", Status::Fail, release).remedy("netio needs Linux 5.8 or later")
+        Some(version) if version < OLDEST => {
+            Check::new("kernel", Status::Fail, release).remedy("netio needs Linux 5.12 or later")
         }
+        Some(version) if version < OLDEST_TESTED => Check::new(
+            "kernel",
+            Status::Warn,
+            format!("{release}: netio is tested from 6.1 on"),
+        )
+        .remedy("compare what it counts with what you know: cargo xtask accuracy"),
         _ => Check::new("kernel", Status::Ok, release),
     }
 }
@@ -116,6 +133,15 @@ fn selected(text: &str) -> Option<&str> {
     Some(text.split_once('[')?.1.split_once(']')?.0)
 }
 
+fn preemption() -> Check {
+    let detail = if preemption_is_full() {
+        "everywhere, as far as can be told: auto takes the fentry mode last, which loses calls then"
+    } else {
+        "not inside BPF programs"
+    };
+    Check::new("preemption", Status::Ok, detail)
+}
+
 fn unprivileged_bpf() -> Check {
     let name = "unprivileged_bpf";
     match sysctl("kernel/unprivileged_bpf_disabled").as_deref() {
@@ -147,13 +173,17 @@ fn sysctl(name: &str) -> Option<String> {
 
 fn tracefs_mounted() -> Check {
     match tracefs() {
-        Some(path) => Check::new("tracefs", Status::Ok, path.display().to_string()),
-        None => Check::new(
+        Ok(path) => Check::new("tracefs", Status::Ok, path.display().to_string()),
+        Err(error) => Check::new(
             "tracefs",
             Status::Warn,
-            "not mounted; the kprobe mode needs it",
+            format!("{error} (the kprobe mode needs it)"),
         )
-        .remedy("mount -t tracefs nodev /sys/kernel/tracing"),
+        .remedy(if error.kind() == io::ErrorKind::PermissionDenied {
+            "run as root"
+        } else {
+            "mount -t tracefs nodev /sys/kernel/tracing"
+        }),
     }
 }
 
@@ -178,20 +208,11 @@ fn mount_of<'a>(mounts: &'a str, kind: &str) -> Option<&'a str> {
     })
 }
 
-fn pid_namespace() -> Check {
-    let name = "pid namespace";
-    // The initial namespace's number is a constant of the kernel
-    // (PROC_PID_INIT_INO, include/linux/proc_ns.h).
-    const INITIAL: &str = "pid:[4026531836]";
-    match fs::read_link("/proc/self/ns/pid") {
-        Ok(link) if link.as_os_str() == INITIAL => Check::new(name, Status::Ok, "the host's"),
-        Ok(link) => Check::new(
-            name,
-            Status::Warn,
-            format!("{}, not the host's", link.display()),
-        )
-        .remedy("run in the host's pid namespace (docker: --pid=host), else pids do not match"),
-        Err(error) => Check::new(name, Status::Warn, error.to_string()),
+fn pids() -> Check {
+    match pid_namespace::is_initial() {
+        Ok(()) => Check::new(PID_NAMESPACE, Status::Ok, "the host's"),
+        Err(elsewhere) => Check::new(PID_NAMESPACE, Status::Fail, elsewhere.to_string())
+            .remedy(pid_namespace::REMEDY),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What each mode does not see, told to every user (`GetCollectorInfo`).
 
+use std::fs;
+
 use netio::v1;
 
 use super::attach::Attached;
@@ -20,6 +22,27 @@ pub(super) fn of(
         "Only TCP is counted (Multipath TCP included): Unix sockets, UDP and raw sockets are not.",
         "connect over TCP, to localhost too, to see the traffic",
     )];
+    spots.push(spot(
+        "kernel-requests",
+        "What the kernel sends over TCP in a process's name, such as requests to an NFS or SMB \
+         server, counts as sent by the process.",
+        "keep the database's files off network file systems",
+    ));
+    let sends_by_page = match btf {
+        Some(btf) => btf.has_function("inet_sendpage"),
+        // Not known; the function went away in 6.5.
+        None => true,
+    };
+    if mode == v1::HookMode::Tracepoint
+        && sends_by_page
+        && !attached.has_hook("fexit/inet_sendpage")
+    {
+        spots.push(spot(
+            "sendfile",
+            "On a kernel before 6.5, sendfile and splice to a socket are not counted.",
+            "use the fentry or the kprobe mode",
+        ));
+    }
     if attached.has_hook(RECORD_HOOK) {
         spots.push(spot(
             "splice-in",
@@ -72,6 +95,16 @@ pub(super) fn of(
             "read it by receive calls",
         )),
     }
+    if mode == v1::HookMode::Fentry
+        && !attached.has_hook("fexit/inet6_sendmsg")
+        && fs::exists("/proc/net/if_inet6").unwrap_or(true)
+    {
+        spots.push(spot(
+            "ipv6",
+            "IPv6 sockets are not counted: IPv6 is a module of this kernel.",
+            "use the tracepoint or the kprobe mode",
+        ));
+    }
     if mode == v1::HookMode::Fentry && preemptible {
         spots.push(spot(
             "preemption",
@@ -84,12 +117,31 @@ pub(super) fn of(
 }
 
 fn kprobe(attached: &Attached) -> Vec<v1::BlindSpot> {
-    let mut spots = vec![spot(
-        "urgent-unread",
-        "A byte of urgent data is counted when the reading of the stream passes it, also if the \
-         process never fetches it.",
-        "the fentry mode counts it when it is fetched",
-    )];
+    let mut spots = vec![
+        spot(
+            "urgent-unread",
+            "A byte of urgent data is counted when the reading of the stream passes it, also if \
+             the process never fetches it.",
+            "the fentry mode counts it when it is fetched",
+        ),
+        spot(
+            "peek-handed-over",
+            "If the first thing that happens to a connection which a process that is not watched \
+             handed over (SCM_RIGHTS) is a peek, what was peeked at is counted.",
+            "the tracepoint and fentry modes have no such gap",
+        ),
+        spot(
+            "sockmap",
+            "Connections that another program has put into a BPF sockmap are not counted.",
+            "the tracepoint and fentry modes count them",
+        ),
+        spot(
+            "bpf-calls",
+            "On a kernel before 6.7 that preempts everywhere, events on a CPU are missed while \
+             another program's bpf() call on it is preempted.",
+            "the tracepoint mode (Linux 6.3 and later) has no such gap",
+        ),
+    ];
     if !attached.has_hook("kprobe/mptcp_recvmsg") {
         spots.push(spot(
             "mptcp",
@@ -100,8 +152,8 @@ fn kprobe(attached: &Attached) -> Vec<v1::BlindSpot> {
     if !attached.has_hook("kprobe/tls_sw_recvmsg") {
         spots.push(spot(
             "ktls",
-            "Connections with kernel TLS are not counted: its module was not loaded when the \
-             collector started.",
+            "Connections with kernel TLS are not counted, or only in part: its module was not \
+             loaded when the collector started.",
             "load it (modprobe tls) and restart the collector, or use another mode",
         ));
     }

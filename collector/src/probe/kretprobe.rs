@@ -13,6 +13,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::sys;
@@ -23,12 +24,23 @@ const MAX_ACTIVE: u32 = 4096;
 /// Where tracefs may be mounted.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// Finds tracefs, if it is mounted.
-pub(crate) fn tracefs() -> Option<PathBuf> {
-    TRACEFS
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.join("kprobe_events").exists() || path.join("events").exists())
+/// Finds tracefs, if it is mounted and readable.
+pub(crate) fn tracefs() -> io::Result<PathBuf> {
+    let mut denied = None;
+    for path in TRACEFS.map(PathBuf::from) {
+        match path.join("events").metadata() {
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => denied = Some(path),
+            Err(_) => {}
+        }
+    }
+    Err(match denied {
+        Some(path) => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("tracefs at {} may not be read", path.display()),
+        ),
+        None => io::Error::new(io::ErrorKind::NotFound, "tracefs is not mounted"),
+    })
 }
 
 /// An attached kretprobe; gone when dropped.
@@ -42,11 +54,13 @@ pub(super) struct Kretprobe {
 impl Kretprobe {
     /// Attaches `program` to the return of `function`.
     pub(super) fn attach(program: BorrowedFd<'_>, function: &str) -> io::Result<Self> {
-        let tracefs = tracefs().ok_or_else(|| {
-            io::Error::other("tracefs is not mounted: mount -t tracefs nodev /sys/kernel/tracing")
-        })?;
-        // The pid keeps two collectors' events apart.
-        let event = format!("netio_{}_{function}", process::id());
+        let tracefs = tracefs()?;
+        // Two collectors' events must not meet, also if both have the same pid
+        // in namespaces of their own.
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let event = format!("pid{}_{}_{function}", process::id(), now.as_nanos());
         let definition = format!("r{MAX_ACTIVE}:{GROUP}/{event} {function}\n");
         append(&tracefs, &definition)?;
         let mut probe = Self {
@@ -89,10 +103,39 @@ impl Drop for Kretprobe {
 const GROUP: &str = "netio";
 
 fn append(tracefs: &Path, line: &str) -> io::Result<()> {
+    let path = tracefs.join("kprobe_events");
     OpenOptions::new()
         .append(true)
-        .open(tracefs.join("kprobe_events"))?
-        .write_all(line.as_bytes())
+        .open(&path)
+        .and_then(|mut file| file.write_all(line.as_bytes()))
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+/// Removes the events that a collector which was killed has left behind. One
+/// that is in use refuses to go.
+pub(super) fn sweep() {
+    let Ok(tracefs) = tracefs() else { return };
+    let events = fs::read_to_string(tracefs.join("kprobe_events")).unwrap_or_default();
+    for event in left_behind(&events) {
+        match append(&tracefs, &format!("-:{GROUP}/{event}\n")) {
+            Ok(()) => tracing::info!(event, "removed an event that was left behind"),
+            Err(error) => tracing::debug!(event, %error, "an event is in use"),
+        }
+    }
+}
+
+/// The names of our group's events in a listing such as
+/// `r4096:netio/pid7_1_tcp_sendmsg tcp_sendmsg`.
+fn left_behind(events: &str) -> impl Iterator<Item = &str> {
+    events.lines().filter_map(|line| {
+        let (group, event) = line
+            .split_whitespace()
+            .next()?
+            .split_once(':')?
+            .1
+            .split_once('/')?;
+        (group == GROUP).then_some(event)
+    })
 }
 
 /// The third column of an event's line: `name hits misses`.
@@ -108,12 +151,21 @@ fn misses(profile: &str, event: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::misses;
+    use super::*;
 
     #[test]
     fn reads_the_misses_of_its_own_event() {
-        let profile = "  netio_7_tcp_sendmsg       9981      3\n  other   1   5\n";
-        assert_eq!(misses(profile, "netio_7_tcp_sendmsg"), 3);
-        assert_eq!(misses(profile, "netio_7_absent"), 0);
+        let profile = "  pid7_1_tcp_sendmsg       9981      3\n  other   1   5\n";
+        assert_eq!(misses(profile, "pid7_1_tcp_sendmsg"), 3);
+        assert_eq!(misses(profile, "pid7_1_absent"), 0);
+    }
+
+    #[test]
+    fn finds_its_own_events_among_others() {
+        let events = "r4096:netio/pid7_1_tcp_sendmsg tcp_sendmsg\np:kprobes/other do_sys_open\n";
+        assert_eq!(
+            left_behind(events).collect::<Vec<_>>(),
+            ["pid7_1_tcp_sendmsg"]
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The two maps that are shared with the kernel by memory: the allow-list,
 //! which this side writes, and the counters, which it reads. Neither costs a
-//! system call, and an update through memory cannot make a probe on the same
-//! CPU miss its event, as `bpf(BPF_MAP_UPDATE_ELEM)` on a hash map can.
+//! system call, and an update through memory cannot make a kprobe on the same
+//! CPU miss its event, as `bpf(BPF_MAP_UPDATE_ELEM)` can.
 #![allow(unsafe_code)] // maps memory that the kernel shares
 
 use std::{
@@ -160,4 +160,17 @@ pub(super) fn first_u64(map: &Map) -> io::Result<u64> {
     // SAFETY: the memory has at least this element.
     let cell = unsafe { AtomicU64::from_ptr(memory.start.cast::<u64>().as_ptr()) };
     Ok(cell.load(Ordering::Relaxed))
+}
+
+/// Sets element 0 of an array map of u32.
+pub(super) fn set_first_u32(map: &Map, value: u32) -> io::Result<()> {
+    let memory = Memory::of(
+        data(map)?,
+        size_of::<u64>(),
+        ProtFlags::READ | ProtFlags::WRITE,
+    )?;
+    // SAFETY: the memory has at least this element.
+    let cell = unsafe { AtomicU32::from_ptr(memory.start.cast::<u32>().as_ptr()) };
+    cell.store(value, Ordering::SeqCst);
+    Ok(())
 }

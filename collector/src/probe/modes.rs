@@ -4,15 +4,19 @@ use std::fs;
 
 use netio::v1;
 
-use super::{AttachError, attach::Attached, object::Object, preemption, tracefs};
+use super::{AttachError, attach::Attached, kretprobe, object::Object, preemption, tracefs};
 use crate::btf::Btf;
 
 /// Offsets that telling TCP from the rest needs.
 const KIND: [&str; 2] = ["OFF_SK_TYPE", "OFF_SK_PROTOCOL"];
 /// Offsets that counting by the read position needs.
-const POSITION: [&str; 7] = [
+const POSITION: [&str; 11] = [
     "OFF_SOCKET_SK",
     "OFF_SKC_FLAGS",
+    "OFF_SK_PROT",
+    "OFF_SK_LOCK_OWNED",
+    "OFF_PROTO_RECVMSG",
+    "OFF_ULP_NAME",
     "OFF_ICSK_ULP_OPS",
     "OFF_COPIED_SEQ",
     "OFF_RCV_NXT",
@@ -77,7 +81,7 @@ fn records(to: &mut Attached) -> Result<(), AttachError> {
         ("record_send", "sock_send_length"),
         ("record_recv", "sock_recv_length"),
     ] {
-        let tracefs = tracefs().ok_or_else(|| AttachError::new("tracefs is not mounted"))?;
+        let tracefs = tracefs()?;
         let format = fs::read_to_string(tracefs.join("events/sock").join(event).join("format"))?;
         if !has_fields(&format, &RECORD) {
             return Err(AttachError::new(format!(
@@ -106,9 +110,11 @@ fn has_fields(format: &str, fields: &[(&str, &str)]) -> bool {
     })
 }
 
-/// The tracepoint mode, with trampolines for receives that bypass it.
+/// The tracepoint mode, with trampolines for what bypasses it.
 fn with_trampolines(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
-    bypasses(to, btf)?;
+    splices(to)?;
+    zerocopy_receives(to)?;
+    sendpage(to, btf)?;
     to.tp_btf("sock_send", "sock_send_length")?;
     to.tp_btf("sock_recv", "sock_recv_length")
 }
@@ -128,29 +134,44 @@ fn at_receive_queue(to: &mut Attached, _btf: &Btf) -> Result<(), AttachError> {
 fn fentry(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
     to.object.require(&["OFF_SOCKET_SK"])?;
     to.fexit("send_v4", "inet_sendmsg")?;
-    to.fexit("send_v6", "inet6_sendmsg")?;
     to.fexit("recv_v4", "inet_recvmsg")?;
-    to.fexit("recv_v6", "inet6_recvmsg")?;
-    // Until 6.5, sendfile and splice came by here.
-    if btf.has_function("inet_sendpage") {
-        to.fexit("sendpage", "inet_sendpage")?;
+    // A kernel may do without IPv6, or have it as a module.
+    if btf.has_function("inet6_sendmsg") {
+        to.fexit("send_v6", "inet6_sendmsg")?;
+        to.fexit("recv_v6", "inet6_recvmsg")?;
     }
-    bypasses(to, btf)
-}
-
-/// The receives that no receive call makes, by trampolines.
-fn bypasses(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
-    // The function above tcp_splice_read, which kernel TLS passes too.
-    if let Err(error) = to.fexit("splice_read", "sock_splice_read") {
-        tracing::debug!(cause = %error, "sock_splice_read cannot be hooked");
-        to.fexit("splice_read_tcp", "tcp_splice_read")?;
-    }
-    if btf.has_function("tcp_zerocopy_receive") {
-        to.object
-            .require(&["OFF_ZC_LENGTH", "OFF_ZC_COPYBUF_LEN"])?;
-        to.fexit("zerocopy_receive", "tcp_zerocopy_receive")?;
+    sendpage(to, btf)?;
+    splices(to)?;
+    if let Err(error) = zerocopy_receives(to) {
+        tracing::debug!(cause = %error, "TCP_ZEROCOPY_RECEIVE cannot be hooked");
     }
     Ok(())
+}
+
+/// Until 6.5, sendfile and splice sent by a function of their own.
+fn sendpage(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
+    if btf.has_function("inet_sendpage") {
+        to.object.require(&["OFF_SOCKET_SK"])?;
+        to.fexit("sendpage", "inet_sendpage")?;
+    }
+    Ok(())
+}
+
+/// Splices from sockets, by the function above tcp_splice_read, which kernel TLS
+/// passes too.
+fn splices(to: &mut Attached) -> Result<(), AttachError> {
+    to.object.require(&["OFF_SOCKET_SK"])?;
+    to.fexit("splice_read", "sock_splice_read")
+        .or_else(|error| {
+            tracing::debug!(cause = %error, "sock_splice_read cannot be hooked");
+            to.fexit("splice_read_tcp", "tcp_splice_read")
+        })
+}
+
+fn zerocopy_receives(to: &mut Attached) -> Result<(), AttachError> {
+    to.object
+        .require(&["OFF_ZC_LENGTH", "OFF_ZC_COPYBUF_LEN"])?;
+    to.fexit("zerocopy_receive", "tcp_zerocopy_receive")
 }
 
 fn kprobe(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
@@ -163,6 +184,8 @@ fn kprobe(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
     to.object.require(&["OFF_URG_SEQ"])?;
     to.noting("note_table")?;
     to.raw_tp("forget_sock", "tcp_destroy_sock")?;
+    to.raw_tp("forget_reused", "inet_sock_set_state")?;
+    kretprobe::sweep();
     to.kretprobe("send_return", "tcp_sendmsg")?;
     to.kprobe("cleanup_rbuf", "tcp_cleanup_rbuf")?;
     // Until 6.5, sendfile and splice came by here.
@@ -205,14 +228,19 @@ fn received_by_return(to: &mut Attached, btf: &Btf, function: &str) -> Result<()
 /// What a user can do about a mode that does not attach.
 pub(super) fn remedy(mode: v1::HookMode, error: &AttachError) -> &'static str {
     let cause = error.to_string();
-    if !rustix::process::geteuid().is_root() && cause.contains("not permitted") {
-        return "run as root, or with CAP_BPF and CAP_PERFMON";
+    let denied = ["not permitted", "ermission denied", "may not be read"];
+    if !rustix::process::geteuid().is_root() && denied.iter().any(|word| cause.contains(word)) {
+        return if mode == v1::HookMode::Kprobe {
+            "run as root: the kprobe mode writes to tracefs"
+        } else {
+            "run as root, or with CAP_BPF and CAP_PERFMON"
+        };
     }
     if mode != v1::HookMode::Tracepoint && cause.contains("no BTF") {
         return "use a kernel built with CONFIG_DEBUG_INFO_BTF=y";
     }
     match mode {
-        v1::HookMode::Tracepoint if cause.contains("tracefs") => {
+        v1::HookMode::Tracepoint if cause.contains("not mounted") => {
             "mount tracefs: mount -t tracefs nodev /sys/kernel/tracing"
         }
         v1::HookMode::Tracepoint => "needs Linux 6.3 or later, with CONFIG_DEBUG_INFO_BTF=y",
@@ -222,7 +250,7 @@ pub(super) fn remedy(mode: v1::HookMode, error: &AttachError) -> &'static str {
         v1::HookMode::Fentry => {
             "needs BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS; on arm64 Linux 6.0 or later)"
         }
-        v1::HookMode::Kprobe if cause.contains("tracefs") => {
+        v1::HookMode::Kprobe if cause.contains("not mounted") => {
             "mount tracefs: mount -t tracefs nodev /sys/kernel/tracing"
         }
         v1::HookMode::Kprobe => {

@@ -15,7 +15,7 @@ use crate::btf::Btf;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETIO_BPF_OBJECT"));
 
 /// The object's variables that hold offsets: name, structure, field.
-const OFFSETS: [(&str, &str, &str); 18] = [
+const OFFSETS: [(&str, &str, &str); 22] = [
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_SK_TYPE", "sock", "sk_type"),
     ("OFF_SK_PROTOCOL", "sock", "sk_protocol"),
@@ -34,6 +34,10 @@ const OFFSETS: [(&str, &str, &str); 18] = [
     ),
     ("OFF_REQ_NEXT", "request_sock", "dl_next"),
     ("OFF_REQ_SK", "request_sock", "sk"),
+    ("OFF_SK_PROT", "sock_common", "skc_prot"),
+    ("OFF_SK_LOCK_OWNED", "sock", "sk_lock.owned"),
+    ("OFF_PROTO_RECVMSG", "proto", "recvmsg"),
+    ("OFF_ULP_NAME", "tcp_ulp_ops", "name"),
     ("OFF_ICSK_ULP_OPS", "inet_connection_sock", "icsk_ulp_ops"),
     ("OFF_COPIED_SEQ", "tcp_sock", "copied_seq"),
     ("OFF_RCV_NXT", "tcp_sock", "rcv_nxt"),
@@ -99,6 +103,8 @@ impl Object {
             })
             .collect();
 
+        let tcp_recvmsg = address_of_tcp_recvmsg();
+
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries("ALLOW_LIST", pages)
@@ -107,6 +113,7 @@ impl Object {
                 "POSITIONS",
                 if follows_sockets { FOLLOWED_SOCKETS } else { 1 },
             )
+            .override_global("TCP_RECVMSG", &tcp_recvmsg, true)
             .override_global("BANK_SLOTS", &bank_slots, true);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
@@ -173,6 +180,22 @@ fn highest(list: &str) -> Option<u32> {
         .max()
 }
 
+/// 0 if the kernel hides its addresses; then a connection with kernel TLS for
+/// sending only is not told from one with kernel TLS for both.
+fn address_of_tcp_recvmsg() -> u64 {
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    address(&symbols, "tcp_recvmsg").unwrap_or_default()
+}
+
+/// A symbol's address in a listing such as `ffffffff81a3c5d0 T tcp_recvmsg`.
+fn address(symbols: &str, name: &str) -> Option<u64> {
+    symbols.lines().find_map(|line| {
+        let mut columns = line.split_ascii_whitespace();
+        let address = columns.next()?;
+        (columns.nth(1)? == name).then(|| u64::from_str_radix(address, 16).ok())?
+    })
+}
+
 fn pid_max() -> io::Result<u32> {
     let path = "/proc/sys/kernel/pid_max";
     fs::read_to_string(path)?
@@ -191,6 +214,13 @@ mod tests {
         assert_eq!(highest("0,2-3,8\n"), Some(8));
         assert_eq!(highest("0\n"), Some(0));
         assert_eq!(highest("none"), None);
+    }
+
+    #[test]
+    fn finds_a_symbol() {
+        let symbols = "00000000000000ff T tcp_recvmsg_locked\n000000000000abcd T tcp_recvmsg\n";
+        assert_eq!(address(symbols, "tcp_recvmsg"), Some(0xabcd));
+        assert_eq!(address(symbols, "absent"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{fs, path::Path};
 
 /// Whether kernel code may be preempted anywhere; true also if that cannot be
 /// found out, since then trampolines must not be relied on.
-pub(super) fn is_full() -> bool {
+pub(crate) fn is_full() -> bool {
     let uname = rustix::system::uname();
     let read = |path: &str| fs::read_to_string(Path::new(path)).ok();
     full(&Facts {

@@ -334,6 +334,22 @@ async fn the_collector_tells_about_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_hooks_there_is_no_greatest_pid() {
+    let kernel = RefusingKernel::new(|_| AllowError::NotAttached(String::new()));
+    let rig = Rig::on(
+        Box::new(kernel),
+        FakeKernel::new(0),
+        Options::default(),
+        Listeners::new(),
+    );
+    let request = v1::GetCollectorInfoRequest {};
+    let answer = rig.client().get_collector_info(request).await.unwrap();
+    let info = answer.into_inner().info.unwrap();
+    assert_eq!(info.hook_mode(), v1::HookMode::Unspecified);
+    assert_eq!(info.limits.unwrap().max_pid, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stopping_collector_says_so() {
     let mut rig = Rig::new(Options::default());
     let mut client = rig.client();

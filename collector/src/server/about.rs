@@ -12,6 +12,11 @@ use crate::{Options, kernel::Kernel};
 pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::CollectorInfo> {
     let hooks = kernel.info().clone();
     let limits = options.limits;
+    // Without hooks there is no allow-list, and so no pid that it could hold.
+    let max_pid = match hooks.hook_mode {
+        v1::HookMode::Unspecified => 0,
+        _ => kernel.max_pid(),
+    };
     Ok(v1::CollectorInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: Some(instance()?),
@@ -25,7 +30,7 @@ pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::Co
             max_watches: limits.max_watches,
             max_subscribers: limits.max_subscribers,
             max_watch_ids_per_subscription: limits.max_watch_ids_per_subscription,
-            max_pid: kernel.max_pid(),
+            max_pid,
         }),
         // Within the range that was checked before.
         interval: options.interval.try_into().ok(),

@@ -1,8 +1,9 @@
 //! Accepts connections from every listener, one path for all.
 //!
-//! Takes [`Listeners`], produces a stream of connections. Promises: at most
-//! [`MAX_CONNECTIONS`] are open at once (more wait in the kernel's queue), and
-//! no error of accepting ends the loop or makes it spin.
+//! Takes [`Listeners`], produces a stream of connections. Promises: no more are
+//! open at once than [`Admission`] allows (more wait in the kernel's queue);
+//! listeners of one kind cannot take the places of another; no error of
+//! accepting ends the loop or makes it spin.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -29,12 +30,40 @@ use super::{
     unix::SocketFile,
 };
 
-/// Connections that are open at once, over all listeners.
-const MAX_CONNECTIONS: usize = 1024;
+/// Connections that are open at once over Unix sockets: one for each subscriber
+/// there may be.
+const MAX_UNIX: usize = 1024;
+/// The same over TCP, where anybody on the host may connect.
+const MAX_TCP: usize = 512;
+/// The same from within this process.
+const MAX_MEMORY: usize = 128;
+/// A peer that has not begun to speak so long after it was accepted is closed,
+/// and its place is free again.
+const PREFACE: Duration = Duration::from_secs(5);
 
 /// How long to wait after an error. When descriptors run out, accepting fails
 /// at once and again for as long as a peer is in the queue.
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// What connections may take; tests make do with less.
+#[derive(Clone, Copy)]
+pub(super) struct Admission {
+    pub(super) unix: usize,
+    pub(super) tcp: usize,
+    pub(super) memory: usize,
+    pub(super) preface: Duration,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            unix: MAX_UNIX,
+            tcp: MAX_TCP,
+            memory: MAX_MEMORY,
+            preface: PREFACE,
+        }
+    }
+}
 
 enum Listener {
     Unix {
@@ -89,28 +118,36 @@ impl Accepted {
         listeners: Listeners,
         cut: &CancellationToken,
     ) -> io::Result<(Self, JoinSet<()>)> {
+        let admission = listeners.admission;
+        // One budget for each kind, however many listeners it has.
+        let [unix, tcp, memory] = [admission.unix, admission.tcp, admission.memory]
+            .map(|places| Arc::new(Semaphore::new(places)));
         let mut all = Vec::new();
         for (file, listener) in listeners.unix {
-            all.push(Listener::Unix {
+            let listener = Listener::Unix {
                 listener: UnixListener::from_std(listener)?,
                 _file: file,
-            });
+            };
+            all.push((listener, &unix));
         }
         for listener in listeners.tcp {
-            all.push(Listener::Tcp(TcpListener::from_std(listener)?));
+            all.push((Listener::Tcp(TcpListener::from_std(listener)?), &tcp));
         }
-        all.extend(listeners.memory.into_iter().map(Listener::Memory));
+        for listener in listeners.memory {
+            all.push((Listener::Memory(listener), &memory));
+        }
 
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (sender, connections) = mpsc::channel(1);
         let mut loops = JoinSet::new();
-        for listener in all {
-            loops.spawn(accept_all(
+        for (listener, places) in all {
+            let acceptor = Acceptor {
                 listener,
-                Arc::clone(&places),
-                sender.clone(),
-                cut.clone(),
-            ));
+                places: Arc::clone(places),
+                preface: admission.preface,
+                connections: sender.clone(),
+                cut: cut.clone(),
+            };
+            loops.spawn(acceptor.run());
         }
         let accepted = Self {
             connections,
@@ -128,35 +165,41 @@ impl Stream for Accepted {
     }
 }
 
-async fn accept_all(
-    mut listener: Listener,
+/// Accepts from one listener.
+struct Acceptor {
+    listener: Listener,
     places: Arc<Semaphore>,
+    preface: Duration,
     connections: mpsc::Sender<Io>,
     cut: CancellationToken,
-) {
-    let mut failing = false;
-    // A place first: a connection that has none is better left in the queue.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
-            Some(Ok((transport, peer))) => {
-                if failing {
-                    info!("connections are accepted again");
-                    failing = false;
+}
+
+impl Acceptor {
+    async fn run(mut self) {
+        let mut failing = false;
+        // A place first: a connection that has none is better left in the queue.
+        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            match self.listener.accept().await {
+                Some(Ok((transport, peer))) => {
+                    if failing {
+                        info!("connections are accepted again");
+                        failing = false;
+                    }
+                    let io = Io::new(transport, peer, self.cut.clone(), place, self.preface);
+                    if self.connections.send(io).await.is_err() {
+                        return;
+                    }
                 }
-                let io = Io::new(transport, peer, cut.clone(), place);
-                if connections.send(io).await.is_err() {
-                    return;
+                Some(Err(error)) => {
+                    // Once per spell, or the log would fill.
+                    if !failing {
+                        warn!(%error, "cannot accept a connection, trying on every {BACK_OFF:?}");
+                        failing = true;
+                    }
+                    sleep(BACK_OFF).await;
                 }
+                None => return,
             }
-            Some(Err(error)) => {
-                // Once per spell, or the log would fill.
-                if !failing {
-                    warn!(%error, "cannot accept a connection, trying on every {BACK_OFF:?}");
-                    failing = true;
-                }
-                sleep(BACK_OFF).await;
-            }
-            None => return,
         }
     }
 }

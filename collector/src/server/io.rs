@@ -2,22 +2,29 @@
 //!
 //! Takes an accepted stream, produces what the gRPC server reads and writes,
 //! and tells who is at the other end. Promises that the connection can be cut
-//! off from outside, even if its peer is mute.
+//! off from outside, and that a peer which does not begin to speak HTTP/2 in
+//! time loses it.
 #![forbid(unsafe_code)]
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpStream, UnixStream},
     sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
+
+/// The bytes that every HTTP/2 client begins with (RFC 9113, 3.4). Once they
+/// have come, the server's keepalive finds out whether the peer is still there.
+const PREFACE_BYTES: usize = 24;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -32,6 +39,12 @@ pub(super) enum Transport {
     Memory(DuplexStream),
 }
 
+/// A peer that has not begun to speak yet.
+struct Preface {
+    missing_bytes: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
 /// See the module.
 pub(super) struct Io {
     transport: Transport,
@@ -39,22 +52,30 @@ pub(super) struct Io {
     cut: CancellationToken,
     /// Wakes the connection's task when `cut` is cancelled.
     when_cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// `None` once it has come.
+    preface: Option<Preface>,
     /// Its place among the connections.
     _place: OwnedSemaphorePermit,
 }
 
 impl Io {
+    /// The peer gets `preface` to begin to speak. Called within a tokio runtime.
     pub(super) fn new(
         transport: Transport,
         peer: Peer,
         cut: CancellationToken,
         place: OwnedSemaphorePermit,
+        preface: Duration,
     ) -> Self {
         Self {
             transport,
             peer,
             when_cut: Box::pin(cut.clone().cancelled_owned()),
             cut,
+            preface: Some(Preface {
+                missing_bytes: PREFACE_BYTES,
+                deadline: Box::pin(sleep(preface)),
+            }),
             _place: place,
         }
     }
@@ -65,6 +86,25 @@ impl Io {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
         }
         Ok(())
+    }
+
+    /// What comes of a wait for bytes: an error once the deadline has passed.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(preface) = &mut self.preface else {
+            return Poll::Pending;
+        };
+        ready!(preface.deadline.as_mut().poll(cx));
+        let why = "the peer has connected and not begun to speak";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+    }
+
+    fn received(&mut self, bytes: usize) {
+        if let Some(preface) = &mut self.preface {
+            preface.missing_bytes = preface.missing_bytes.saturating_sub(bytes);
+            if preface.missing_bytes == 0 {
+                self.preface = None;
+            }
+        }
     }
 }
 
@@ -97,7 +137,14 @@ impl AsyncRead for Io {
         // in its pending writes too.
         let _ = self.when_cut.as_mut().poll(cx);
         self.check()?;
-        on_transport!(self, poll_read(cx, buf))
+        let before = buf.filled().len();
+        match on_transport!(self, poll_read(cx, buf)) {
+            Poll::Ready(result) => {
+                self.received(buf.filled().len() - before);
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.poll_deadline(cx),
+        }
     }
 }
 

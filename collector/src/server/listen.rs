@@ -20,7 +20,10 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::unix::{SocketFile, listen_at};
+use super::{
+    accept::Admission,
+    unix::{SocketFile, listen_at},
+};
 
 /// Bytes that an in-memory connection holds in each direction.
 const MEMORY_BUFFER: usize = 64 * 1024;
@@ -35,6 +38,7 @@ pub struct Listeners {
     pub(super) unix: Vec<(SocketFile, UnixListener)>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) memory: Vec<MemoryListener>,
+    pub(super) admission: Admission,
 }
 
 impl Listeners {

@@ -2,7 +2,10 @@
 
 use std::{io::Read, os::unix::fs::PermissionsExt as _, path::Path, time::Instant};
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpStream, UnixStream},
+};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{
@@ -14,6 +17,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use super::{
+    accept::Admission,
     rig::{Client, RefusingKernel, Rig, watch},
     *,
 };
@@ -122,6 +126,47 @@ async fn mute_peers_and_stalled_readers_are_cut_off() {
     // sent, then the end.
     assert!(has_ended(&mut mute.into_std().unwrap()));
     assert!(has_ended(&mut mute_too.into_std().unwrap()));
+}
+
+#[tokio::test]
+async fn mute_peers_take_no_places_of_others_and_lose_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mut listeners) = socket(folder.path());
+    let address = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let preface = Duration::from_millis(1500);
+    listeners.admission = Admission {
+        tcp: 2,
+        preface,
+        ..Admission::default()
+    };
+    let rig = Rig::listening(Options::default(), listeners);
+    let list = |mut client: Client| async move {
+        let request = v1::ListWatchesRequest {};
+        timeout(AT_ONCE, client.list_watches(request)).await
+    };
+    // One says nothing, one begins and goes on no further.
+    let mute = TcpStream::connect(address).await.unwrap();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"PRI * HTTP/2.0").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let tcp = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let by_tcp = Client::new(tcp.connect_lazy());
+    let starved = list(by_tcp.clone()).await;
+    assert!(starved.is_err(), "the places were not taken: {starved:?}");
+    list(connect(&path).await).await.unwrap().unwrap();
+    list(rig.client()).await.unwrap().unwrap();
+
+    tokio::time::sleep(preface).await;
+    assert!(has_ended(&mut mute.into_std().unwrap()));
+    assert!(has_ended(&mut slow.into_std().unwrap()));
+    list(by_tcp).await.unwrap().unwrap();
+    // Who has spoken may be silent for longer than that.
+    let mut spoken = TcpStream::connect(address).await.unwrap();
+    let preface_and_settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    spoken.write_all(preface_and_settings).await.unwrap();
+    tokio::time::sleep(preface + AT_ONCE / 2).await;
+    assert!(!has_ended(&mut spoken.into_std().unwrap()));
 }
 
 /// Whether a non-blocking stream ends, without waiting for it.

@@ -265,12 +265,13 @@ async fn follow(mut ticks: Streaming<SubscribeResponse>, newest: watch::Sender<S
     }
 }
 
+/// What cannot be read counts as nothing: the errors tell anyway.
 fn missed(info: &CollectorInfo) -> MissedEvents {
     let missed = info.missed_events.unwrap_or_default();
     MissedEvents {
-        recursion: missed.recursion,
-        kretprobe: missed.kretprobe,
-        map_full: missed.map_full,
+        recursion: missed.recursion.unwrap_or_default(),
+        kretprobe: missed.kretprobe.unwrap_or_default(),
+        map_full: missed.map_full.unwrap_or_default(),
     }
 }
 

@@ -12,7 +12,7 @@ use netio_traffic::Pattern;
 use netio_traffic::protocol::{Bytes, Truth};
 use serde::Serialize;
 
-use crate::excuses::excused;
+use crate::excuses::excuses;
 
 /// The mode whose errors are not its own defects but what it is shown for.
 pub(crate) const TUTORIAL: &str = "tutorial";
@@ -129,7 +129,7 @@ pub(crate) struct Cell {
     truth_sent: u64,
     truth_received: u64,
     unavailable: Option<String>,
-    /// Those that excuse this pattern.
+    /// Those that excuse this error, if there is one.
     blind_spots: Vec<String>,
     missed_events: Option<MissedEvents>,
     note: Option<String>,
@@ -139,7 +139,6 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn new(pattern: Pattern, about: &About, outcome: Result<Outcome>) -> Self {
-        let excuses = about.blind_spots.iter().map(|spot| &spot.id);
         let mut cell = Self {
             pattern: pattern.name(),
             mode: about.mode.clone(),
@@ -149,10 +148,7 @@ impl Cell {
             truth_sent: 0,
             truth_received: 0,
             unavailable: None,
-            blind_spots: excuses
-                .filter(|id| excused(id).contains(&pattern))
-                .cloned()
-                .collect(),
+            blind_spots: Vec::new(),
             missed_events: None,
             note: None,
             error: None,
@@ -170,6 +166,12 @@ impl Cell {
                 cell.truth_received = truth.received;
                 cell.missed_events = missed_events;
                 cell.note = note;
+                if errors != Errors::default() {
+                    let ids = about.blind_spots.iter().map(|spot| spot.id.clone());
+                    cell.blind_spots = ids
+                        .filter(|id| excuses(id, pattern, errors, truth))
+                        .collect();
+                }
             }
             Ok(Outcome::Unavailable(why)) => cell.unavailable = Some(why),
             Err(error) => cell.error = Some(format!("{error:#}")),
@@ -273,11 +275,12 @@ mod tests {
     #[test]
     fn a_cell_is_well_if_exact_excused_or_not_to_be_had() {
         let well = |about: &About, pattern, outcome| Cell::new(pattern, about, outcome).is_well();
-        let plain = about("kprobe", &["mptcp-receive", "not-tcp"]);
+        let plain = about("kprobe", &["mptcp", "not-tcp"]);
         assert!(well(&plain, Pattern::Peek, measured(0, 0)));
         assert!(!well(&plain, Pattern::Peek, measured(0, 1)));
         assert!(!well(&plain, Pattern::Peek, measured(-1, 0)));
         assert!(well(&plain, Pattern::Mptcp, measured(0, -9)));
+        assert!(!well(&plain, Pattern::Mptcp, measured(0, 9)));
         assert!(!well(&plain, Pattern::Ktls, measured(0, -9)));
         let outcome = Ok(Outcome::Unavailable("no module".to_owned()));
         assert!(well(&plain, Pattern::Ktls, outcome));
@@ -292,7 +295,7 @@ mod tests {
     fn a_line_names_its_fields_as_its_readers_do() {
         let cell = Cell::new(
             Pattern::Mptcp,
-            &about("kprobe", &["mptcp-receive"]),
+            &about("kprobe", &["mptcp"]),
             measured(0, -9),
         );
         let line = serde_json::to_value(&cell).unwrap();
@@ -302,7 +305,7 @@ mod tests {
                 "pattern": "mptcp", "mode": "kprobe", "kernel": "6.1",
                 "sent_error": 0, "received_error": -9,
                 "truth_sent": 100, "truth_received": 100,
-                "unavailable": null, "blind_spots": ["mptcp-receive"],
+                "unavailable": null, "blind_spots": ["mptcp"],
                 "missed_events": null, "note": null, "error": null,
             })
         );

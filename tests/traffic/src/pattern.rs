@@ -64,12 +64,16 @@ pub enum Pattern {
     UrgentUnread,
     /// One direction ended before the other, and connections reset with data unread
     HalfClose,
+    /// Sockets that disconnect and connect anew
+    Reconnected,
     /// UDP, raw and Unix sockets, which must not be counted, beside a little TCP
     RawTcpAndUdp,
     /// Kernel TLS in both directions: the plaintext counts
     Ktls,
     /// Kernel TLS read by splice from the socket to a pipe
     KtlsSplice,
+    /// Kernel TLS in one direction only: the other stays plain TCP
+    KtlsOneWay,
     /// Multipath TCP at both ends
     Mptcp,
     /// Multipath TCP sockets whose peer speaks plain TCP

@@ -9,11 +9,12 @@ use netio_traffic::Pattern;
 use netio_traffic::protocol::{Ready, Report};
 
 /// Patterns that a kernel, or a user who is not root, may lack.
-const OPTIONAL: [Pattern; 10] = [
+const OPTIONAL: [Pattern; 11] = [
     Pattern::FastOpen,
     Pattern::IoUring,
     Pattern::Ipv6,
     Pattern::Ktls,
+    Pattern::KtlsOneWay,
     Pattern::KtlsSplice,
     Pattern::Mptcp,
     Pattern::MptcpFallback,
@@ -34,12 +35,14 @@ const ONE_SIDED: [Pattern; 6] = [
 
 /// Patterns over sockets whose TCP_INFO is not about what the process sees, or
 /// that end without waiting for it.
-const WITHOUT_TCP_INFO: [Pattern; 5] = [
+const WITHOUT_TCP_INFO: [Pattern; 7] = [
     Pattern::ExitMidTick,
     Pattern::Ktls,
+    Pattern::KtlsOneWay,
     Pattern::KtlsSplice,
     Pattern::Mptcp,
     Pattern::MptcpFallback,
+    Pattern::Reconnected,
 ];
 
 fn run(pattern: Pattern, scale: u32) -> (Ready, Report) {

@@ -42,6 +42,9 @@ pub(crate) struct Line {
     pub(crate) note: Option<String>,
 }
 
+/// What the names of columns of this machine's own kernel begin with.
+const NATIVE: &str = "native";
+
 /// One column: a hook mode on a kernel.
 #[derive(Debug, Serialize)]
 pub(crate) struct Column {
@@ -122,19 +125,25 @@ impl Column {
         }
     }
 
+    fn is_native(&self) -> bool {
+        self.name.starts_with(NATIVE)
+    }
+
     /// The heading: kernel, then mode.
     fn title(&self) -> String {
         let Some(line) = self.lines.first() else {
             return self.name.clone();
         };
         let kernel: Vec<&str> = line.kernel.split(['.', '-', '+']).take(2).collect();
-        let here = if self.name == "native" { "native " } else { "" };
-        let preemption = if self.name.ends_with("-preemptible") {
+        let here = if self.is_native() { "native " } else { "" };
+        let special = if self.name.ends_with("-preemptible") {
             ", preempt=full"
+        } else if self.name.ends_with("-no-btf") {
+            ", no BTF"
         } else {
             ""
         };
-        format!("{here}{} {}{preemption}", kernel.join("."), line.mode)
+        format!("{here}{} {}{special}", kernel.join("."), line.mode)
     }
 }
 
@@ -168,6 +177,10 @@ pub(crate) fn judge(columns: &[Column]) -> Tally {
                     tally.fail(format!(
                         "{cell}: sent {sent:+}, received {received:+} bytes"
                     ));
+                }
+                // A guest is ours: it has all that the patterns need.
+                Verdict::Unavailable(why) if !column.is_native() => {
+                    tally.fail(format!("{cell}: unavailable: {why}"));
                 }
                 Verdict::Unavailable(why) => tally.skip(format!("{cell}: {why}")),
                 Verdict::Error(why) => causes.entry(why).or_default().push(pattern),

@@ -36,8 +36,17 @@ struct Plan {
     name: &'static str,
     series: Option<&'static str>,
     mode: Mode,
-    /// Whether the kernel is told to preempt everywhere.
-    preemptible: bool,
+    special: Special,
+}
+
+/// What is different from the kernel as it comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Special {
+    Nothing,
+    /// The kernel is told to preempt everywhere.
+    Preemptible,
+    /// The kernel's BTF is hidden.
+    NoBtf,
 }
 
 enum Mode {
@@ -46,8 +55,9 @@ enum Mode {
     Tutorial,
 }
 
-const PLANS: [Plan; 10] = [
+const PLANS: [Plan; 11] = [
     plan("native", None, Mode::Hooks("auto")),
+    by_itself("native-no-btf", None, Special::NoBtf),
     plan("6.1-fentry", Some("6.1"), Mode::Hooks("fentry")),
     plan("6.1-kprobe", Some("6.1"), Mode::Hooks("kprobe")),
     plan("6.1-tutorial", Some("6.1"), Mode::Tutorial),
@@ -55,8 +65,8 @@ const PLANS: [Plan; 10] = [
     plan("6.12-fentry", Some("6.12"), Mode::Hooks("fentry")),
     plan("6.12-kprobe", Some("6.12"), Mode::Hooks("kprobe")),
     plan("6.12-tutorial", Some("6.12"), Mode::Tutorial),
-    preemptible("6.1-preemptible", "6.1"),
-    preemptible("6.12-preemptible", "6.12"),
+    by_itself("6.1-preemptible", Some("6.1"), Special::Preemptible),
+    by_itself("6.12-preemptible", Some("6.12"), Special::Preemptible),
 ];
 
 const fn plan(name: &'static str, series: Option<&'static str>, mode: Mode) -> Plan {
@@ -64,17 +74,17 @@ const fn plan(name: &'static str, series: Option<&'static str>, mode: Mode) -> P
         name,
         series,
         mode,
-        preemptible: false,
+        special: Special::Nothing,
     }
 }
 
-/// What is chosen by itself on a kernel that preempts everywhere.
-const fn preemptible(name: &'static str, series: &'static str) -> Plan {
+/// What is chosen by itself in special circumstances.
+const fn by_itself(name: &'static str, series: Option<&'static str>, special: Special) -> Plan {
     Plan {
         name,
-        series: Some(series),
+        series,
         mode: Mode::Hooks("auto"),
-        preemptible: true,
+        special,
     }
 }
 
@@ -206,12 +216,15 @@ impl<'a> Runner<'a> {
     }
 
     fn native(&self, plan: &Plan) -> Result<Column> {
-        let out = self.tree.target("accuracy-native.jsonl");
+        let out = self.tree.target(&format!("accuracy-{}.jsonl", plan.name));
         step(
             &format!("Accuracy on this machine's kernel: {}", plan.name),
             &repeat(&[plan]),
             || {
-                let mut command = Command::new(&self.counter);
+                let mut command = match plan.special {
+                    Special::NoBtf => without_btf(&self.counter),
+                    _ => Command::new(&self.counter),
+                };
                 command.args(self.words(plan, &path_text(&self.traffic)?, &path_text(&out)?));
                 let ended = run(&mut command);
                 let text = fs::read_to_string(&out).with_context(|| {
@@ -237,10 +250,9 @@ impl<'a> Runner<'a> {
                     );
                     let words: Vec<String> =
                         words.iter().map(|word| crate::guest::quote(word)).collect();
-                    let preemption = if plan.preemptible {
-                        "full"
-                    } else {
-                        "voluntary"
+                    let preemption = match plan.special {
+                        Special::Preemptible => "full",
+                        _ => "voluntary",
                     };
                     script += &format!(
                         "echo 'column {name}'\n\
@@ -293,6 +305,16 @@ impl<'a> Runner<'a> {
         words.extend(["--traffic", traffic, "--out", out].map(str::to_owned));
         words
     }
+}
+
+/// Runs `program` where the kernel's BTF cannot be seen.
+fn without_btf(program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"")
+        .arg(program);
+    command
 }
 
 /// The column that a guest reported.

@@ -76,6 +76,11 @@ impl Manifest {
         for path in self.sources.keys().filter(|path| !now.contains_key(*path)) {
             found.push(format!("{path} is gone"));
         }
+        for (_, path) in super::OBJECTS {
+            if !self.objects.contains_key(path) {
+                found.push(format!("{path} is not in the manifest"));
+            }
+        }
         for (path, hash) in &self.objects {
             match fs::read(root.join(path)) {
                 Ok(bytes) if sha256(&bytes) == *hash => {}

@@ -15,7 +15,6 @@ use crate::ebpf::toolchain::{
     BPF_LINKER_VERSION, DEBIAN_RUST_SRC, DEBIAN_RUSTC, Toolchain, llvm_version, nightly_has_source,
     rustup_run,
 };
-use crate::tree::find_command;
 
 /// Debian's compiler with the source of its library.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -26,7 +25,9 @@ pub(super) fn install(dry_run: bool) -> Result<()> {
         compiler.is_some(),
         "a compiler that can build `core` for BPF",
     );
-    let linker = find_command("bpf-linker").is_some();
+    // Another release would not give the very bytes that are shipped.
+    let linker = output(Command::new("bpf-linker").arg("--version"))
+        .is_ok_and(|said| said.contains(BPF_LINKER_VERSION));
     tell(linker, "bpf-linker (links the programs into one object)");
     if dry_run {
         return Ok(());

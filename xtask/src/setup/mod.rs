@@ -121,7 +121,7 @@ const LINT: &[Need] = &[
         remedy: Remedy::Rustup("clippy"),
     },
     Need {
-        evidence: &["cargo-deny"],
+        evidence: &["cargo-deny", "--version"],
         why: "checks licences, sources and duplicates of dependencies",
         remedy: Remedy::Cargo {
             name: "cargo-deny",
@@ -215,7 +215,13 @@ impl Need {
         match self.evidence {
             [] => true,
             [command] => find_command(command).is_some(),
-            [command, arguments @ ..] => output(Command::new(command).args(arguments)).is_ok(),
+            [command, arguments @ ..] => {
+                output(Command::new(command).args(arguments)).is_ok_and(|said| match self.remedy {
+                    // Another release may want another configuration.
+                    Remedy::Cargo { version, .. } => said.contains(version),
+                    Remedy::Apt(_) | Remedy::Rustup(_) => true,
+                })
+            }
         }
     }
 

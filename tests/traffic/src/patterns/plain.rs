@@ -9,12 +9,12 @@ use std::{process, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::net::sockopt::set_socket_linger;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, connect, connect_unspec, getsockname};
 
 use super::exchange;
 use crate::audit::Left;
 use crate::driver::Run;
-use crate::link::Link;
+use crate::link::{self, Link, LinkOptions};
 use crate::protocol::Bytes;
 use crate::tally::end;
 
@@ -122,6 +122,23 @@ fn reset(run: &Run) -> Result<()> {
             .is_err_and(|e| e.kind() == ErrorKind::BrokenPipe),
         "a reset connection gave {sent:?} to a send"
     );
+    Ok(())
+}
+
+/// The same socket for one connection after another: each has a sequence number
+/// of its own.
+pub(super) fn reconnected(run: &mut Run) -> Result<()> {
+    run.ready_alone()?;
+    let listener = link::listener(LinkOptions::IPV4)?;
+    let mut near = link::connected(LinkOptions::IPV4, &listener)?;
+    for _ in 0..10 * run.scale {
+        let far = link::accepted(&listener)?;
+        let link = Link { near, far };
+        exchange(&run.tally, &link, 1)?;
+        connect_unspec(&link.near).context("disconnect")?;
+        connect(&link.near, &getsockname(&listener)?).context("connect anew")?;
+        near = link.near;
+    }
     Ok(())
 }
 

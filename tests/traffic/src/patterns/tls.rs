@@ -42,8 +42,17 @@ fn set_keys(socket: &TcpStream, name: c_int, direction: u8) -> Result<()> {
     Ok(())
 }
 
-/// A link whose ends encrypt; plain TCP carried nothing over it.
+/// A link whose ends both encrypt and decrypt.
 fn tls_link() -> Result<Link> {
+    let link = one_way_link()?;
+    set_keys(&link.far, libc::TLS_TX, 2)?;
+    set_keys(&link.near, libc::TLS_RX, 2)?;
+    Ok(link)
+}
+
+/// A link whose near end encrypts and whose far end decrypts; the other way it
+/// is plain. Nothing was sent over it yet.
+fn one_way_link() -> Result<Link> {
     let link = Link::new()?;
     for socket in [&link.near, &link.far] {
         sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls").map_err(|error| {
@@ -54,8 +63,6 @@ fn tls_link() -> Result<Link> {
     }
     set_keys(&link.near, libc::TLS_TX, 1)?;
     set_keys(&link.far, libc::TLS_RX, 1)?;
-    set_keys(&link.far, libc::TLS_TX, 2)?;
-    set_keys(&link.near, libc::TLS_RX, 2)?;
     Ok(link)
 }
 
@@ -96,6 +103,22 @@ pub(super) fn splice(run: &mut Run) -> Result<()> {
         let sent = tally
             .send_all(&link.near, &vec![3; BULK * run.scale])
             .and_then(|()| end(&link.near));
+        sent.and(join(vec![receiver]))
+    })
+}
+
+/// What one end sends is encrypted; what it receives is plain, and partly spliced.
+pub(super) fn one_way(run: &mut Run) -> Result<()> {
+    let link = one_way_link()?;
+    run.ready_alone()?;
+    let tally = &run.tally;
+    exchange(tally, &link, 5 * run.scale)?;
+    let pipe = Pipe::new()?;
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| tally.splice_to_end(&link.near, &pipe));
+        let sent = tally
+            .send_all(&link.far, &vec![3; BULK * run.scale])
+            .and_then(|()| end(&link.far));
         sent.and(join(vec![receiver]))
     })
 }

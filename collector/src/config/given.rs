@@ -1,0 +1,220 @@
+//! Settings as they were given, in one place each.
+//!
+//! Takes parsed flags, `NETIO_*` variables or a TOML file; produces [`Given`],
+//! in which numbers are numbers and words are words, but nothing else has been
+//! checked. [`Origin`] names the place, for errors.
+#![forbid(unsafe_code)]
+
+use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr as _};
+
+use clap::ValueEnum;
+use netio_collector::probe::HookChoice;
+use serde::{
+    Deserialize as _,
+    de::{self, Deserializer},
+};
+
+use super::ConfigError;
+use crate::logging::LogFormat;
+
+/// Every setting that has a variable.
+const KEYS: [&str; 7] = [
+    "listen",
+    "interval",
+    "hooks",
+    "max_watches",
+    "log",
+    "log_format",
+    "config",
+];
+
+/// Variables that the client, the build and the tests read, not the collector.
+const OF_OTHERS: [&str; 4] = [
+    "NETIO_ENDPOINT",
+    "NETIO_REQUIRE_KERNEL",
+    "NETIO_PYTHON",
+    "NETIO_BPF_OBJECT",
+];
+
+/// Settings as given in one place. The same names serve as flags
+/// (`--max-watches`), variables (`NETIO_MAX_WATCHES`) and keys (`max_watches`).
+#[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Given {
+    /// Where to listen: unix:///PATH, or tcp://HOST:PORT on this host's
+    /// loopback; repeat for more. The Unix socket has permissions; over TCP
+    /// every local user may watch, and end what others watch over TCP
+    /// [env: NETIO_LISTEN, separated by commas]
+    /// [default: unix:///run/netio/collector.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) listen: Vec<String>,
+
+    /// Time between samples, from 100ms to 60s [env: NETIO_INTERVAL] [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) interval: Option<String>,
+
+    /// Kernel hooks to count with; auto takes the first that attaches
+    /// [env: NETIO_HOOKS] [default: auto]
+    #[arg(long, value_name = "MODE", ignore_case = true)]
+    #[serde(deserialize_with = "word")]
+    pub(super) hooks: Option<HookChoice>,
+
+    /// Watches to have room for, from 1 to 16384 [env: NETIO_MAX_WATCHES]
+    /// [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) max_watches: Option<u32>,
+
+    /// What to log: error, warn, info, debug, trace, or directives such as
+    /// info,netio_collector=debug [env: NETIO_LOG] [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub(super) log: Option<String>,
+
+    /// How the log on standard error looks [env: NETIO_LOG_FORMAT] [default: pretty]
+    #[arg(long, value_name = "FORMAT", ignore_case = true)]
+    #[serde(deserialize_with = "word")]
+    pub(super) log_format: Option<LogFormat>,
+}
+
+/// Where settings were given.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    Flags,
+    Variables,
+    File(&'a Path),
+}
+
+impl Origin<'_> {
+    /// How the user knows the setting there.
+    pub(super) fn name(self, key: &str) -> String {
+        match self {
+            Self::Flags => format!("--{}", key.replace('_', "-")),
+            Self::Variables => variable(key),
+            Self::File(path) => format!("{key} in {}", path.display()),
+        }
+    }
+
+    pub(super) fn bad(
+        self,
+        key: &str,
+        value: impl fmt::Display,
+        problem: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError::Value {
+            origin: self.name(key),
+            value: value.to_string(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// The variable of a setting.
+pub(super) fn variable(key: &str) -> String {
+    format!("NETIO_{}", key.to_uppercase())
+}
+
+impl Given {
+    pub(super) fn from_variables(
+        env: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ConfigError> {
+        let text = |key: &'static str| {
+            env(key)
+                .map(|value| {
+                    value.into_string().map_err(|value| {
+                        Origin::Variables.bad(key, value.display(), "is not valid UTF-8")
+                    })
+                })
+                .transpose()
+        };
+        let listen = text("listen")?.unwrap_or_default();
+        Ok(Self {
+            listen: listen
+                .split(',')
+                .map(|address| address.trim().to_owned())
+                .filter(|address| !address.is_empty())
+                .collect(),
+            interval: text("interval")?,
+            hooks: text("hooks")?.map(|it| choice("hooks", &it)).transpose()?,
+            max_watches: text("max_watches")?
+                .map(|it| {
+                    let number = u32::from_str(&it);
+                    number.map_err(|_| Origin::Variables.bad("max_watches", it, "is no number"))
+                })
+                .transpose()?,
+            log: text("log")?,
+            log_format: text("log_format")?
+                .map(|it| choice("log_format", &it))
+                .transpose()?,
+        })
+    }
+
+    pub(super) fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
+
+/// A variable's value that must be one of a few words.
+fn choice<T: ValueEnum>(key: &str, text: &str) -> Result<T, ConfigError> {
+    parse_word(text).map_err(|problem| Origin::Variables.bad(key, text, problem))
+}
+
+/// The file's value that must be one of a few words.
+fn word<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_word(&text)
+        .map(Some)
+        .map_err(|problem| de::Error::custom(format!("{text:?} {problem}")))
+}
+
+/// Case does not matter, wherever the word was given.
+fn parse_word<T: ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, true).map_err(|_| {
+        let words: Vec<_> = T::value_variants()
+            .iter()
+            .filter_map(|it| Some(it.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        format!("is none of {}", words.join(", "))
+    })
+}
+
+/// The file's value that may be one text or a list of them.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMore;
+
+    impl<'de> de::Visitor<'de> for OneOrMore {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an address in quotes, or a list of them")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Vec<String>, A::Error> {
+            Vec::deserialize(de::value::SeqAccessDeserializer::new(list))
+        }
+    }
+
+    from.deserialize_any(OneOrMore)
+}
+
+/// Those variables that look like ours and are not: most likely a typing error.
+pub(crate) fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let known: Vec<_> = KEYS.into_iter().map(variable).collect();
+    let mut unknown: Vec<_> = names
+        .map(|name| name.to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("NETIO_"))
+        .filter(|name| !known.contains(name) && !OF_OTHERS.contains(&name.as_str()))
+        .collect();
+    unknown.sort();
+    unknown
+}
