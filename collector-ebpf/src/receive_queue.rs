@@ -287,18 +287,19 @@ pub extern "C" fn note_storage(ctx: *mut core::ffi::c_void) -> i32 {
     0
 }
 
-/// The same for the kprobe mode, whose notes are made anew: one may be missing,
-/// or belong to a time when nobody watched.
+/// The same for the kprobe mode. A socket of which nothing has arrived needs no
+/// note: its first read is taken for what it is, the first.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn note_table(ctx: *mut core::ffi::c_void) -> i32 {
     let Some((sk, tp)) = noted_socket(&BtfTracePointContext::new(ctx)) else {
         return 0;
     };
-    if nothing_arrived(tp) {
-        // Its first read is taken for what it is: the first.
-        let _ = POSITIONS.remove(sk.0 as u64);
-    } else if POSITIONS.insert(sk.0 as u64, position(tp), u64::from(BPF_ANY)).is_err() {
+    let key = sk.0 as u64;
+    if POSITIONS.get_ptr(key).is_none()
+        && !nothing_arrived(tp)
+        && POSITIONS.insert(key, position(tp), u64::from(BPF_ANY)).is_err()
+    {
         map_full();
     }
     0

@@ -121,7 +121,11 @@ fn modes() -> Vec<Check> {
                     .into_iter()
                     .map(|program| program.hook)
                     .collect();
-                Check::new(&name, Status::Ok, format!("attaches: {}", hooks.join(", ")))
+                Check::new(
+                    &name,
+                    Status::Ok,
+                    format!("attaches and counts: {}", hooks.join(", ")),
+                )
             }
             // One mode is enough, so a single one that fails is no failure.
             Err((cause, remedy)) => Check::new(&name, Status::Warn, cause).remedy(remedy),

@@ -10,8 +10,8 @@
 //! Programs see the pids of the initial pid namespace, so nothing is attached in
 //! another one: a pid would name somebody else's process.
 //!
-//! Whether a mode works is found by attaching it, never by the kernel's
-//! version. Everything that is attached goes when that kernel is dropped.
+//! Whether a mode works is found by attaching it and letting it count a byte,
+//! never by the kernel's version. Everything that is attached goes when that kernel is dropped.
 
 use std::{
     fmt, fs, io,
@@ -37,6 +37,7 @@ mod modes;
 mod object;
 pub(crate) mod pid_namespace;
 mod preemption;
+mod self_check;
 mod sys;
 
 use attach::Attached;
@@ -236,6 +237,8 @@ struct Probes {
 impl Probes {
     fn attach(mode: v1::HookMode, btf: Option<&Btf>, watches: u32) -> Result<Self, AttachError> {
         let attached = modes::attach(mode, btf, watches)?;
+        // The last slot is kept for this and never handed out.
+        self_check::self_check(&attached, Slot(attached.object.slots))?;
         let info = KernelInfo {
             hook_mode: mode,
             programs: attached.programs.clone(),
@@ -292,7 +295,7 @@ impl Kernel for Probes {
     }
 
     fn slots(&self) -> u32 {
-        self.attached.object.slots
+        self.attached.object.slots - 1
     }
 
     fn max_pid(&self) -> u32 {

@@ -14,7 +14,11 @@ import grpc
 from google.protobuf import descriptor_pb2  # noqa: F401 (needed by the stubs)
 from netio.v1 import netio_pb2, netio_pb2_grpc
 
-with grpc.insecure_channel(endpoint) as channel:
+# For a Unix socket gRPC's own client sends the socket's path as the authority,
+# which servers made with h2 refuse as malformed.
+options = [("grpc.default_authority", "localhost")]
+
+with grpc.insecure_channel(endpoint, options) as channel:
     netio = netio_pb2_grpc.NetIoServiceStub(channel)
     try:
         netio.Watch(netio_pb2.WatchRequest(target=netio_pb2.Target(pid=0)))

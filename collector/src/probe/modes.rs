@@ -239,6 +239,9 @@ pub(super) fn remedy(mode: v1::HookMode, error: &AttachError) -> &'static str {
     if mode != v1::HookMode::Tracepoint && cause.contains("no BTF") {
         return "use a kernel built with CONFIG_DEBUG_INFO_BTF=y";
     }
+    if cause.contains("do not count") {
+        return "this kernel's functions cannot be hooked rightly: use another mode, and report it";
+    }
     match mode {
         v1::HookMode::Tracepoint if cause.contains("not mounted") => {
             "mount tracefs: mount -t tracefs nodev /sys/kernel/tracing"

@@ -58,7 +58,7 @@ pub(super) struct Object {
     pub(super) ebpf: Ebpf,
     pub(super) allow_list: AllowList,
     pub(super) banks: Banks,
-    /// Slots that can be handed out.
+    /// The number of the last slot.
     pub(super) slots: u32,
     missing: BTreeMap<&'static str, String>,
 }
