@@ -171,28 +171,34 @@ mod tests {
         file("collector-ebpf/src/b.rs", "b");
         file("collector-ebpf/README.md", "prose");
         file("collector-ebpf/target/junk.rs", "junk");
-        file("x.bpf.o", "object");
-        let manifest = Manifest {
+        let [(_, kept), (_, changed)] = super::super::OBJECTS;
+        file(kept, "object");
+        file(changed, "object");
+        let object = |path: &str| (path.to_owned(), sha256(b"object"));
+        let mut manifest = Manifest {
             written_by: String::new(),
             toolchain: BTreeMap::new(),
-            objects: BTreeMap::from([("x.bpf.o".to_owned(), sha256(b"object"))]),
+            objects: BTreeMap::from([object(kept), object(changed)]),
             sources: source_hashes(root.path()).expect("readable"),
         };
-        let differences = || manifest.differences(root.path()).expect("readable");
+        let differences =
+            |manifest: &Manifest| manifest.differences(root.path()).expect("readable");
         assert_eq!(manifest.sources.len(), 2);
-        assert!(differences().is_empty());
+        assert_eq!(differences(&manifest), [""; 0]);
 
         file("collector-ebpf/src/a.rs", "A");
         file("collector-ebpf/.cargo/config.toml", "");
         fs::remove_file(root.path().join("collector-ebpf/src/b.rs")).expect("it is there");
-        file("x.bpf.o", "another");
-        let told = differences();
-        assert_eq!(told.len(), 4, "{told:?}");
+        file(changed, "another");
+        manifest.objects.remove(kept);
+        let told = differences(&manifest);
+        assert_eq!(told.len(), 5, "{told:?}");
         for wanted in [
             "collector-ebpf/src/a.rs has changed",
             "collector-ebpf/.cargo/config.toml is new",
             "collector-ebpf/src/b.rs is gone",
-            "x.bpf.o is not the object that was built",
+            &format!("{kept} is not in the manifest"),
+            &format!("{changed} is not the object that was built"),
         ] {
             assert!(told.iter().any(|line| line == wanted), "{told:?}");
         }
