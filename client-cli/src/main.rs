@@ -20,7 +20,6 @@ mod json;
 mod model;
 mod output;
 mod rpc;
-mod signals;
 mod table;
 mod text;
 mod ticks;

@@ -42,9 +42,7 @@ pub(crate) fn watched_slot() -> u32 {
     match ALLOW_LIST.get_ptr(tgid / PIDS_PER_PAGE) {
         // SAFETY: the look-up gave a whole page, and the remainder lies in it.
         // Volatile, because the collector writes it while programs run.
-        Some(page) => unsafe {
-            read_volatile(addr_of!((*page)[(tgid % PIDS_PER_PAGE) as usize]))
-        },
+        Some(page) => unsafe { read_volatile(addr_of!((*page)[(tgid % PIDS_PER_PAGE) as usize])) },
         None => NO_SLOT,
     }
 }

@@ -8,9 +8,7 @@
 //!
 //! [`splice_read`] and [`zerocopy_receive`] also complete the tracepoint mode.
 
-use aya_ebpf::{
-    helpers::generated::bpf_sock_from_file, macros::fexit, programs::FExitContext,
-};
+use aya_ebpf::{helpers::generated::bpf_sock_from_file, macros::fexit, programs::FExitContext};
 use netio_abi::NO_SLOT;
 
 use crate::{

@@ -52,7 +52,9 @@ pub fn send_return(ctx: RetProbeContext) -> u32 {
 /// socket's lock held.
 #[kprobe]
 pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
-    let Some(sk) = ctx.arg::<*const u8>(0) else { return 0 };
+    let Some(sk) = ctx.arg::<*const u8>(0) else {
+        return 0;
+    };
     let slot = watched_slot();
     let noted = POSITIONS.get_ptr_mut(sk as u64);
     // Another process's reading moves the note of a followed socket along.
@@ -69,7 +71,10 @@ pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
         // so nobody else writes it.
         Some(noted) => now.wrapping_sub(unsafe { noted.replace(now) }),
         None => {
-            if POSITIONS.insert(sk as u64, now, u64::from(BPF_ANY)).is_err() {
+            if POSITIONS
+                .insert(sk as u64, now, u64::from(BPF_ANY))
+                .is_err()
+            {
                 map_full();
             }
             first_read(tp, now, ctx.arg::<i32>(1).unwrap_or_default().max(0) as u32)

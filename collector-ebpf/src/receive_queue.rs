@@ -150,7 +150,15 @@ pub fn queue_read(ctx: BtfTracePointContext) -> i32 {
     let Some(note) = followed(sk) else {
         if slot != NO_SLOT {
             let reader = bpf_get_current_pid_tgid() as u32;
-            follow(sk, Followed { position, base: FIRST_READ, reader, counted: 0 });
+            follow(
+                sk,
+                Followed {
+                    position,
+                    base: FIRST_READ,
+                    reader,
+                    counted: 0,
+                },
+            );
         }
         return 0;
     };
@@ -268,8 +276,20 @@ pub extern "C" fn note_storage(ctx: *mut core::ffi::c_void) -> i32 {
         return 0;
     };
     if followed(sk).is_none() {
-        let base = if nothing_arrived(tp) { SINCE_BIRTH } else { KNOWN };
-        follow(sk, Followed { position: position(tp), base, reader: 0, counted: 0 });
+        let base = if nothing_arrived(tp) {
+            SINCE_BIRTH
+        } else {
+            KNOWN
+        };
+        follow(
+            sk,
+            Followed {
+                position: position(tp),
+                base,
+                reader: 0,
+                counted: 0,
+            },
+        );
     }
     if is_listening(sk) {
         let mut request = first_unaccepted(tp);
@@ -298,7 +318,9 @@ pub extern "C" fn note_table(ctx: *mut core::ffi::c_void) -> i32 {
     let key = sk.0 as u64;
     if POSITIONS.get_ptr(key).is_none()
         && !nothing_arrived(tp)
-        && POSITIONS.insert(key, position(tp), u64::from(BPF_ANY)).is_err()
+        && POSITIONS
+            .insert(key, position(tp), u64::from(BPF_ANY))
+            .is_err()
     {
         map_full();
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 pub mod doctor;
 pub mod kernel;
 pub mod probe;
+pub mod signals;
 
 mod btf;
 mod hub;

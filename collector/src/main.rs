@@ -17,15 +17,14 @@ use netio_collector::{
     Listeners, Options, doctor,
     kernel::Kernel,
     probe::{self, HookChoice, ProbeOptions},
-    run,
+    run, signals,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, signal::unix::SignalKind};
 use tracing::{error, info, warn};
 
 mod config;
 mod logging;
-mod signals;
 
 use config::{Address, Given, Settings};
 
@@ -139,7 +138,10 @@ fn raise_file_limit() {
 }
 
 async fn serve(listen: &[Address], options: Options, hooks: HookChoice) -> anyhow::Result<()> {
-    let shutdown = signals::stop_token().context("cannot wait for signals")?;
+    let obeyed = [SignalKind::terminate(), SignalKind::interrupt()];
+    let unless_ignored = [SignalKind::hangup(), SignalKind::quit()];
+    let shutdown =
+        signals::stop_token(&obeyed, &unless_ignored).context("cannot wait for signals")?;
 
     // Before the hooks: where another collector listens, this one has no business.
     let listeners = bind(listen)?;

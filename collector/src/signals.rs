@@ -1,58 +1,45 @@
-//! Signals that ask the collector to stop.
+//! Signals that ask a program to stop, for the collector and for the client.
 //!
 //! Produces a token that the first of them cancels, so that everything is
-//! cleaned up; the second ends the process at once. SIGHUP and SIGQUIT do what
-//! SIGTERM does, but stay ignored if the process was started so (`nohup`).
+//! cleaned up; the second ends the process at once, with exit code 128 + the
+//! signal's number.
 #![forbid(unsafe_code)]
 
 use std::{fs, io, process};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-/// Called within a tokio runtime, once. From its return on, no signal to stop
-/// ends the process without cleaning up.
-pub(crate) fn stop_token() -> io::Result<CancellationToken> {
+/// The token. `obeyed` are always heeded; `unless_ignored` stay ignored if the
+/// process was started so (`nohup`, background jobs of a script).
+///
+/// Called within a tokio runtime, once. From its return on, none of these
+/// signals ends the process without cleaning up.
+pub fn stop_token(
+    obeyed: &[SignalKind],
+    unless_ignored: &[SignalKind],
+) -> io::Result<CancellationToken> {
     let ignored = ignored_signals();
-    let unless_ignored = |kind: SignalKind| {
-        let is_ignored = ignored & (1 << (kind.as_raw_value() - 1)) != 0;
-        (!is_ignored).then(|| signal(kind)).transpose()
-    };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = unless_ignored(SignalKind::hangup())?;
-    let mut quit = unless_ignored(SignalKind::quit())?;
-
+    let heeded = unless_ignored
+        .iter()
+        .filter(|kind| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
     let token = CancellationToken::new();
-    let stop = token.clone();
-    tokio::spawn(async move {
-        loop {
-            let (name, kind) = tokio::select! {
-                _ = terminate.recv() => ("SIGTERM", SignalKind::terminate()),
-                _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
-                () = next(&mut hangup) => ("SIGHUP", SignalKind::hangup()),
-                () = next(&mut quit) => ("SIGQUIT", SignalKind::quit()),
-            };
-            if stop.is_cancelled() {
-                warn!("{name}, a second signal: leaving at once");
-                process::exit(128 + kind.as_raw_value());
+    for kind in obeyed.iter().chain(heeded) {
+        let number = kind.as_raw_value();
+        let mut signals = signal(*kind)?;
+        let stop = token.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if stop.is_cancelled() {
+                    tracing::warn!(number, "a second signal: leaving at once");
+                    process::exit(128 + number);
+                }
+                tracing::info!(number, "a signal to stop: shutting down");
+                stop.cancel();
             }
-            info!("{name}: shutting down");
-            stop.cancel();
-        }
-    });
-    Ok(token)
-}
-
-/// The next signal; never, if it is ignored.
-async fn next(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
+        });
     }
+    Ok(token)
 }
 
 /// The signals that this process ignores, as a bit mask; bit 0 is signal 1.

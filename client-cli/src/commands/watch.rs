@@ -4,20 +4,26 @@
 use std::io::{self, IsTerminal as _};
 
 use jiff::tz::TimeZone;
+use netio_collector::signals;
+use tokio::signal::unix::SignalKind;
 
 use crate::{
     args::{Format, Watch},
     conn::{Connection, Wish},
     failure::Failure,
     output::Output,
-    signals,
     table::Table,
     watch::{self, Order, View},
 };
 
 /// Runs it.
 pub(crate) async fn run(args: Watch) -> Result<(), Failure> {
-    let stop = signals::stop_token().map_err(|error| {
+    let stopping = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let stop = signals::stop_token(&[], &stopping).map_err(|error| {
         Failure::new(
             format!("cannot listen for signals: {error}"),
             "is the limit of open files (ulimit -n) reached?",
