@@ -4,14 +4,15 @@
 //! | mode | sends | receives | kernels |
 //! |---|---|---|---|
 //! | tracepoint | `sock:sock_send_length` | `sock:sock_recv_length`, and what bypasses it | 6.3 and later |
-//! | fentry | fexit of `inet_sendmsg`, `inet_sendpage` | fexit of `inet_recvmsg`, `tcp_splice_read`, ... | with trampolines |
+//! | fentry | fexit of `inet_sendmsg`, `inet_sendpage` | fexit of `inet_recvmsg`, `sock_splice_read`, ... | with trampolines |
 //! | kprobe | kretprobe of `tcp_sendmsg`, ... | kprobe of `tcp_cleanup_rbuf` | with kprobes and BTF, x86-64 |
 //!
 //! Programs see the pids of the initial pid namespace, so nothing is attached in
 //! another one: a pid would name somebody else's process.
 //!
 //! Whether a mode works is found by attaching it and letting it count a byte,
-//! never by the kernel's version. Everything that is attached goes when that kernel is dropped.
+//! never by the kernel's version. Everything that is attached goes when the
+//! kernel that [`attach`] returned is dropped.
 
 use std::{
     fmt, fs, io,
