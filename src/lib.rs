@@ -5,14 +5,15 @@
 //! `proto/netio/v1/netio.proto`, whose comments give every field's unit.
 //!
 //! ```no_run
-//! use netio::v1::{SubscribeRequest, Target, WatchRequest, target::Selector};
+//! use netio::v1::{SubscribeRequest, Target, WatchRequest};
 //! use netio::v1::net_io_service_client::NetIoServiceClient;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut netio = NetIoServiceClient::connect("unix:///run/netio/collector.sock").await?;
-//! let target = Target { selector: Some(Selector::Pid(4242)) };
-//! netio.watch(WatchRequest { target: Some(target) }).await?;
-//! let mut ticks = netio.subscribe(SubscribeRequest::default()).await?.into_inner();
+//! let watch = netio.watch(WatchRequest::new(Target::port(3306))).await?.into_inner().watch;
+//! let watch_ids = watch.into_iter().map(|watch| watch.watch_id).collect();
+//! let request = SubscribeRequest { watch_ids, per_process: false };
+//! let mut ticks = netio.subscribe(request).await?.into_inner();
 //! while let Some(tick) = ticks.message().await? {
 //!     for sample in tick.samples {
 //!         println!("{} B sent, {} B received", sample.sent_bytes, sample.received_bytes);
@@ -22,6 +23,8 @@
 //! # }
 //! ```
 #![forbid(unsafe_code)]
+
+mod target;
 
 /// Version 1 of the API.
 pub mod v1 {
