@@ -8,7 +8,7 @@
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
-    ptr::{addr_of, read_volatile},
+    ptr::{addr_of_mut, read_volatile},
 };
 
 use aya_ebpf::{
@@ -17,7 +17,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
     macros::btf_map,
 };
-use netio_abi::{AllowPage, Counters, NO_SLOT, PIDS_PER_PAGE};
+use netio_abi::{AllowPage, Counters, FULL_PROCESSES, FULL_SOCKETS, NO_SLOT, PIDS_PER_PAGE};
 
 /// The allow-list. The collector sets the size at load.
 #[btf_map]
@@ -27,9 +27,9 @@ static ALLOW_LIST: Array<AllowPage, 1, { BPF_F_MMAPABLE as usize }> = Array::new
 #[btf_map]
 static COUNTERS: Array<Counters, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Element 0: sockets that could not be followed because a map was full.
+/// What did not fit: elements `FULL_...`.
 #[btf_map]
-static MAP_FULL: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+static FULL: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Slots in one CPU's bank; the collector sets it at load.
 #[unsafe(no_mangle)]
@@ -39,12 +39,20 @@ static BANK_SLOTS: u32 = 0;
 #[inline(always)]
 pub(crate) fn watched_slot() -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    match ALLOW_LIST.get_ptr(tgid / PIDS_PER_PAGE) {
-        // SAFETY: the look-up gave a whole page, and the remainder lies in it.
-        // Volatile, because the collector writes it while programs run.
-        Some(page) => unsafe { read_volatile(addr_of!((*page)[(tgid % PIDS_PER_PAGE) as usize])) },
+    match allow_entry(tgid) {
+        // SAFETY: the entry lies in a map's element. Volatile, because others
+        // write it while programs run.
+        Some(entry) => unsafe { read_volatile(entry) },
         None => NO_SLOT,
     }
+}
+
+/// A process's entry in the allow-list; `None` for a pid that is beyond it.
+#[inline(always)]
+pub(crate) fn allow_entry(tgid: u32) -> Option<*mut u32> {
+    let page = ALLOW_LIST.get_ptr_mut(tgid / PIDS_PER_PAGE)?;
+    // SAFETY: the look-up gave a whole page, and the remainder lies in it.
+    Some(unsafe { addr_of_mut!((*page)[(tgid % PIDS_PER_PAGE) as usize]) })
 }
 
 /// Counts one call that sent `bytes`.
@@ -92,8 +100,19 @@ pub(crate) fn received_call(slot: u32) {
 
 /// Notes that a socket could not be followed.
 #[inline(always)]
-pub(crate) fn map_full() {
-    if let Some(count) = MAP_FULL.get_ptr_mut(0) {
+pub(crate) fn sockets_full() {
+    full(FULL_SOCKETS);
+}
+
+/// Notes that a child found no slot of its own.
+#[inline(always)]
+pub(crate) fn processes_full() {
+    full(FULL_PROCESSES);
+}
+
+#[inline(always)]
+fn full(what: u32) {
+    if let Some(count) = FULL.get_ptr_mut(what) {
         // SAFETY: `count` points at a map's element.
         unsafe { add(count, 1) }
     }

@@ -23,7 +23,7 @@ use aya_ebpf::{
 use netio_abi::NO_SLOT;
 
 use crate::{
-    account::{map_full, received, sent, watched_slot},
+    account::{received, sent, sockets_full, watched_slot},
     receive_queue::{POSITIONS, TCP_SYN_SENT},
     sock::{Kind, Raw, consumed, is_owned, kind, position, reads_plainly, urgent_between},
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
@@ -75,7 +75,7 @@ pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
                 .insert(sk as u64, now, u64::from(BPF_ANY))
                 .is_err()
             {
-                map_full();
+                sockets_full();
             }
             first_read(tp, now, ctx.arg::<i32>(1).unwrap_or_default().max(0) as u32)
         }
@@ -120,7 +120,7 @@ fn on_recv_entry(flags: Option<i32>) -> u32 {
             .insert(bpf_get_current_pid_tgid(), flags, u64::from(BPF_ANY))
             .is_err()
     {
-        map_full();
+        sockets_full();
     }
     0
 }

@@ -14,17 +14,20 @@
 //! kprobe mode's receives), [`receive_queue`] counts by how far the socket's
 //! read position advances.
 //!
+//! Beside them, [`lives`] follows processes from birth to exit.
+//!
 //! Nothing here depends on the CPU architecture except the kprobe programs,
 //! which read their arguments from the registers of x86-64.
 #![no_std]
 #![no_main]
-// For an atomic add (see account.rs).
+// For atomic operations (see account.rs, lives.rs).
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
 mod account;
 mod fexit;
 mod kprobe;
+mod lives;
 mod receive_queue;
 mod record;
 mod sock;

@@ -21,10 +21,8 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{
-        BPF_ANY, BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
-    },
-    btf_maps::{Array, HashMap},
+    bindings::{BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE},
+    btf_maps::HashMap,
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{bpf_sk_storage_get, bpf_sock_from_file},
@@ -32,10 +30,11 @@ use aya_ebpf::{
     macros::{btf_map, btf_tracepoint},
     programs::BtfTracePointContext,
 };
-use netio_abi::NO_SLOT;
+use netio_abi::{NO_SLOT, WISH_TGID};
 
 use crate::{
-    account::{map_full, received_bytes, received_call, watched_slot},
+    account::{received_bytes, received_call, sockets_full, watched_slot},
+    lives::WISHES,
     sock::{
         Btf, Kind, OFF_TASK_TGID, Object as _, TCP_LISTEN, after, consumed, first_unaccepted,
         has_bpf_storage, is_listening, is_owned, kind, nothing_arrived, offset, position,
@@ -99,10 +98,6 @@ static FOLLOWED: InheritedSkStorage = InheritedSkStorage {
 #[btf_map]
 pub(crate) static POSITIONS: HashMap<u64, u32, 65536> = HashMap::new();
 
-/// Element 0: the process whose sockets an iteration notes.
-#[btf_map]
-static NOTE_TGID: Array<u32, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
-
 #[inline(always)]
 fn followed(sk: Btf) -> Option<&'static mut Followed> {
     storage(sk, core::ptr::null_mut(), 0)
@@ -112,7 +107,7 @@ fn followed(sk: Btf) -> Option<&'static mut Followed> {
 fn follow(sk: Btf, mut initial: Followed) -> Option<&'static mut Followed> {
     let followed = storage(sk, &raw mut initial, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     if followed.is_none() {
-        map_full();
+        sockets_full();
     }
     followed
 }
@@ -252,7 +247,7 @@ fn noted_socket(ctx: &BtfTracePointContext) -> Option<(Btf, Btf)> {
         return None;
     }
     let tgid: u32 = Btf(task).field(offset(&OFF_TASK_TGID));
-    if NOTE_TGID.get(0) != Some(&tgid) {
+    if WISHES.get(WISH_TGID) != Some(&u64::from(tgid)) {
         return None;
     }
     // SAFETY: the verifier checks the argument.
@@ -322,7 +317,7 @@ pub extern "C" fn note_table(ctx: *mut core::ffi::c_void) -> i32 {
             .insert(key, position(tp), u64::from(BPF_ANY))
             .is_err()
     {
-        map_full();
+        sockets_full();
     }
     0
 }

@@ -68,6 +68,12 @@ offsets! {
     OFF_ZC_COPYBUF_LEN,
     /// `task_struct.tgid`
     OFF_TASK_TGID,
+    /// `task_struct.start_boottime`
+    OFF_TASK_START,
+    /// `task_struct.signal`
+    OFF_TASK_SIGNAL,
+    /// `signal_struct.live`
+    OFF_SIGNAL_LIVE,
 }
 
 /// The address of `tcp_recvmsg`; 0 if the kernel does not tell it.

@@ -4,9 +4,13 @@
 //! is tested without privileges against `fake::FakeKernel`; the one real
 //! implementation is what [`crate::probe::attach`] returns.
 
-use std::ops::{Add, Sub};
+use std::{
+    ops::{Add, AddAssign, Sub},
+    pin::Pin,
+};
 
 use netio::v1;
+use tokio_stream::Stream;
 
 /// What a process did since some beginning. Monotonic: of two readings of one
 /// slot, the later is never less in any field.
@@ -35,6 +39,12 @@ impl Add for Counters {
     }
 }
 
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
 impl Sub for Counters {
     type Output = Self;
 
@@ -52,6 +62,37 @@ impl Sub for Counters {
 /// kernel's allow-list).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
+
+/// A process: its pid alone may be reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// The pid (thread-group id).
+    pub tgid: u32,
+    /// When it started: nanoseconds since boot, in steps of 10 ms.
+    pub start_time_ns: u64,
+}
+
+/// A child of a followed process was born, and counts in this slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The slot.
+    pub slot: Slot,
+    /// The child.
+    pub process: ProcessId,
+    /// The family that it was born into.
+    pub family: Slot,
+    /// Its name (`comm`).
+    pub name: Vec<u8>,
+}
+
+/// What has become of a slot's process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifeNow {
+    /// It has exited, and is not on the allow-list any more.
+    pub exited: bool,
+    /// How many times it has executed another program since it had the slot.
+    pub execs: u32,
+}
 
 /// Why a process could not be put on the allow-list.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +118,10 @@ pub enum AllowError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The process counts in a slot of its own already: as a child that was just
+    /// born, which [`Kernel::births`] tells.
+    #[error("process {0} is being listed as somebody's child: try again")]
+    Listed(u32),
 }
 
 /// What the hooks are, told by `GetCollectorInfo`.
@@ -92,9 +137,20 @@ pub struct KernelInfo {
     pub attempts: Vec<v1::ModeAttempt>,
     /// What `received_calls` counts.
     pub received_calls_meaning: String,
+    /// Whether children are followed and exits noticed in the kernel.
+    pub follows_children: bool,
 }
 
-/// The allow-list and the counters.
+/// Pids of processes that rules may match from now on: they have executed a
+/// program, begun to listen, or moved to another cgroup.
+pub type Changes = Pin<Box<dyn Stream<Item = u32> + Send + Sync>>;
+
+/// The allow-list, the pool of slots and the counters.
+///
+/// A slot is in the pool, or one process counts in it, or it names a *family*: a
+/// set of watches. Children that a process of a family forks are put on the
+/// allow-list by the kernel itself, in a slot of their own or, if none is free,
+/// in the family's, which they share.
 pub trait Kernel: Send {
     /// What the hooks are. Does not change over the kernel's life.
     fn info(&self) -> &KernelInfo;
@@ -103,24 +159,77 @@ pub trait Kernel: Send {
     /// system calls: not for the tick.
     fn missed_events(&self) -> v1::MissedEvents;
 
-    /// Slots that can be handed out: `Slot(1)` to `Slot(slots())`.
-    fn slots(&self) -> u32;
+    /// What did not fit since the hooks were attached, children without a slot
+    /// included.
+    fn map_full(&self) -> v1::MapFull;
 
     /// The allow-list holds pids below this.
     fn max_pid(&self) -> u32;
 
-    /// Begins to count process `tgid` (which is not on the list) in `slot`.
-    /// Counting has begun when this returns.
-    fn allow(&mut self, tgid: u32, slot: Slot) -> Result<(), AllowError>;
+    /// Takes a slot out of the pool.
+    fn take(&mut self) -> Option<Slot>;
 
-    /// Ends counting process `tgid`. A call that is in the kernel at this very
-    /// moment may still be counted, so a slot must rest for a tick before it is
-    /// handed out again. Does nothing if the process is not on the list.
-    fn deny(&mut self, tgid: u32);
+    /// Puts a slot into the pool, in which nobody counts any more. A call that is
+    /// in the kernel when its process leaves the list may still be counted, so
+    /// the slot must have rested for a tick.
+    fn give(&mut self, slot: Slot);
+
+    /// Begins to count a process in `slot`, its children in `family`. Counting
+    /// has begun when this returns. The process may share a family's slot now.
+    fn allow(
+        &mut self,
+        process: ProcessId,
+        slot: Slot,
+        family: Option<Slot>,
+    ) -> Result<(), AllowError>;
+
+    /// Begins to count a process in the family's own slot.
+    fn share(&mut self, process: ProcessId, family: Slot) -> Result<(), AllowError>;
+
+    /// The family whose slot a process shares now, if it does.
+    fn shares(&self, tgid: u32) -> Option<Slot>;
+
+    /// Ends counting a process in `slot`, and tells whether it did; if not, the
+    /// process has just exited, which [`Kernel::life`] shows in a moment.
+    fn deny(&mut self, tgid: u32, slot: Slot) -> bool;
+
+    /// Makes `slot`, out of the pool, a family's. `follows`: whether the children
+    /// of those that share it are followed.
+    fn open_family(&mut self, slot: Slot, follows: bool);
+
+    /// Ends a family: whoever shares its slot is not counted any more.
+    fn close_family(&mut self, family: Slot);
+
+    /// Changes the family that the children of a slot's process are born into.
+    fn set_family(&mut self, slot: Slot, family: Option<Slot>);
+
+    /// Sets how many more slots a family's children may take out of the pool.
+    fn set_budget(&mut self, family: Slot, budget: u32);
+
+    /// How many processes share a family's slot now.
+    fn sharers(&self, family: Slot) -> u32;
+
+    /// The children that were born since the last call, oldest first.
+    fn births(&mut self) -> Vec<Birth>;
+
+    /// What has become of a slot's process.
+    fn life(&self, slot: Slot) -> LifeNow;
+
+    /// A slot's process's name (`comm`) as of its last exec; empty if that is not
+    /// known.
+    fn name(&self, slot: Slot) -> Vec<u8>;
 
     /// Reads a slot's counters: a few loads per CPU, no system call.
     fn read(&self, slot: Slot) -> Counters;
+
+    /// The changes of processes, for the one who asks first; told only while
+    /// they are wished for. Called within a tokio runtime.
+    fn changes(&mut self) -> Option<Changes>;
+
+    /// Whether changes are wished for.
+    fn wish_changes(&mut self, wish: bool);
 }
 
 #[cfg(any(test, feature = "fake-kernel"))]
 pub mod fake;
+pub mod refusing;

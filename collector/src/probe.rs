@@ -19,20 +19,24 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
-use aya::{
-    maps::Map,
-    programs::{Program, ProgramError},
-};
+use aya::programs::{Program, ProgramError};
 use netio::v1;
+use netio_abi::{FULL_PROCESSES, FULL_SOCKETS, NO_SLOT, WISH_CHANGES, WISH_TGID};
 
 use crate::{
+    Limits,
     btf::Btf,
-    kernel::{AllowError, Counters, Kernel, KernelInfo, Slot},
+    kernel::{
+        AllowError, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot,
+        refusing::RefusingKernel,
+    },
 };
 
 mod attach;
 mod blind_spots;
+mod changes;
 mod kretprobe;
+mod lives;
 mod mapped;
 mod modes;
 mod object;
@@ -101,8 +105,8 @@ pub fn mode_name(mode: v1::HookMode) -> &'static str {
 pub struct ProbeOptions {
     /// Which hooks.
     pub hooks: HookChoice,
-    /// Processes to make room for.
-    pub max_watches: u32,
+    /// What to make room for.
+    pub limits: Limits,
 }
 
 /// Why a mode could not be attached: a chain of causes in one line.
@@ -176,7 +180,7 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
                     remedy: pid_namespace::REMEDY.to_owned(),
                 }),
         );
-        return Box::new(Detached::new(attempts));
+        return detached(attempts);
     }
     let btf = kernel_types();
     let preemptible = preemption::is_full();
@@ -186,7 +190,7 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
         );
     }
     for mode in options.hooks.modes(preemptible) {
-        match Probes::attach(*mode, btf.as_ref(), options.max_watches) {
+        match Probes::attach(*mode, btf.as_ref(), options.limits.slots()) {
             Ok(mut probes) => {
                 tracing::info!(
                     mode = mode_name(*mode),
@@ -207,7 +211,7 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
         }
     }
     tracing::error!("no hook mode attaches: nothing can be counted; see the doctor command");
-    Box::new(Detached::new(attempts))
+    detached(attempts)
 }
 
 /// Attaches a mode and lets go of it again: how it works here, or cause and
@@ -236,16 +240,16 @@ struct Probes {
 }
 
 impl Probes {
-    fn attach(mode: v1::HookMode, btf: Option<&Btf>, watches: u32) -> Result<Self, AttachError> {
-        let attached = modes::attach(mode, btf, watches)?;
-        // The last slot is kept for this and never handed out.
-        self_check::self_check(&attached, Slot(attached.object.slots))?;
+    fn attach(mode: v1::HookMode, btf: Option<&Btf>, slots: u32) -> Result<Self, AttachError> {
+        let attached = modes::attach(mode, btf, slots)?;
+        self_check::self_check(&attached)?;
         let info = KernelInfo {
             hook_mode: mode,
             programs: attached.programs.clone(),
             blind_spots: blind_spots::of(mode, &attached, btf, preemption::is_full()),
             attempts: Vec::new(),
             received_calls_meaning: blind_spots::received_calls(mode, &attached).to_owned(),
+            follows_children: attached.follows_children,
         };
         Ok(Self { attached, info })
     }
@@ -256,10 +260,22 @@ impl Probes {
         let Some(note) = self.attached.note_program else {
             return Ok(());
         };
-        mapped::set_first_u32(self.attached.object.map("NOTE_TGID")?, tgid)?;
+        self.attached.object.wishes.set(WISH_TGID, tgid.into());
         let program = self.attached.object.program(note)?;
         sys::iterate_files(program.fd()?.as_fd(), tgid)?;
         Ok(())
+    }
+
+    fn prepare(&mut self, tgid: u32) -> Result<(), AllowError> {
+        let max_pid = self.max_pid();
+        if tgid >= max_pid {
+            return Err(AllowError::PidBeyondAllowList { pid: tgid, max_pid });
+        }
+        self.note_sockets(tgid)
+            .map_err(|error| AllowError::Sockets {
+                pid: tgid,
+                source: io::Error::other(error.to_string()),
+            })
     }
 }
 
@@ -282,47 +298,118 @@ impl Kernel for Probes {
             .iter()
             .map(|probe| probe.missed().ok())
             .sum();
-        let map_full = self
-            .attached
-            .object
-            .map("MAP_FULL")
-            .ok()
-            .and_then(|map: &Map| mapped::first_u64(map).ok());
         v1::MissedEvents {
             recursion,
             kretprobe,
-            map_full,
         }
     }
 
-    fn slots(&self) -> u32 {
-        self.attached.object.slots - 1
+    fn map_full(&self) -> v1::MapFull {
+        let full = &self.attached.object.full;
+        v1::MapFull {
+            processes: full.get(FULL_PROCESSES),
+            sockets: full.get(FULL_SOCKETS),
+        }
     }
 
     fn max_pid(&self) -> u32 {
         self.attached.object.allow_list.pids()
     }
 
-    fn allow(&mut self, tgid: u32, slot: Slot) -> Result<(), AllowError> {
-        let max_pid = self.max_pid();
-        if tgid >= max_pid {
-            return Err(AllowError::PidBeyondAllowList { pid: tgid, max_pid });
-        }
-        self.note_sockets(tgid)
-            .map_err(|error| AllowError::Sockets {
-                pid: tgid,
-                source: io::Error::other(error.to_string()),
-            })?;
-        self.attached.object.allow_list.set(tgid, slot);
-        Ok(())
+    fn take(&mut self) -> Option<Slot> {
+        self.attached.object.lives.take()
     }
 
-    fn deny(&mut self, tgid: u32) {
-        self.attached.object.allow_list.clear(tgid);
+    fn give(&mut self, slot: Slot) {
+        self.attached.object.lives.give(slot);
+    }
+
+    fn allow(
+        &mut self,
+        process: ProcessId,
+        slot: Slot,
+        family: Option<Slot>,
+    ) -> Result<(), AllowError> {
+        self.prepare(process.tgid)?;
+        let object = &self.attached.object;
+        object.lives.begin(process, slot, family);
+        object.enter(process.tgid, slot)
+    }
+
+    fn share(&mut self, process: ProcessId, family: Slot) -> Result<(), AllowError> {
+        self.prepare(process.tgid)?;
+        let object = &self.attached.object;
+        // Before the entry is there: its exit takes one off.
+        object.lives.add_sharers(family, 1);
+        object.enter(process.tgid, family).inspect_err(|_| {
+            object.lives.add_sharers(family, u32::MAX);
+        })
+    }
+
+    fn shares(&self, tgid: u32) -> Option<Slot> {
+        let object = &self.attached.object;
+        let slot = Slot(object.allow_list.entry(tgid));
+        (slot.0 != NO_SLOT && object.lives.is_family(slot)).then_some(slot)
+    }
+
+    fn deny(&mut self, tgid: u32, slot: Slot) -> bool {
+        self.attached
+            .object
+            .allow_list
+            .replace(tgid, slot.0, NO_SLOT)
+    }
+
+    fn open_family(&mut self, slot: Slot, follows: bool) {
+        self.set_family(slot, follows.then_some(slot));
+    }
+
+    fn close_family(&mut self, family: Slot) {
+        let object = &self.attached.object;
+        object.lives.close(family);
+        if object.lives.sharers(family) > 0 {
+            object.allow_list.sweep(family);
+        }
+    }
+
+    fn set_family(&mut self, slot: Slot, family: Option<Slot>) {
+        self.attached.object.lives.set_family(slot, family);
+    }
+
+    fn set_budget(&mut self, family: Slot, budget: u32) {
+        self.attached.object.lives.set_budget(family, budget);
+    }
+
+    fn sharers(&self, family: Slot) -> u32 {
+        self.attached.object.lives.sharers(family)
+    }
+
+    fn births(&mut self) -> Vec<Birth> {
+        self.attached.object.lives.births()
+    }
+
+    fn life(&self, slot: Slot) -> LifeNow {
+        self.attached.object.lives.now(slot)
+    }
+
+    fn name(&self, slot: Slot) -> Vec<u8> {
+        self.attached.object.lives.name(slot)
     }
 
     fn read(&self, slot: Slot) -> Counters {
         self.attached.object.banks.read(slot)
+    }
+
+    fn changes(&mut self) -> Option<Changes> {
+        self.attached
+            .object
+            .take_changes()
+            .and_then(changes::stream)
+            .inspect_err(|error| tracing::warn!(%error, "changes of processes cannot be read"))
+            .ok()
+    }
+
+    fn wish_changes(&mut self, wish: bool) {
+        self.attached.object.wishes.set(WISH_CHANGES, wish.into());
     }
 }
 
@@ -342,60 +429,24 @@ fn fact(facts: &str, key: &str) -> Option<u64> {
 }
 
 /// No mode attaches: refuses to watch, and says why.
-struct Detached {
-    info: KernelInfo,
-}
-
-impl Detached {
-    fn new(attempts: Vec<v1::ModeAttempt>) -> Self {
-        Self {
-            info: KernelInfo {
-                attempts,
-                ..KernelInfo::default()
-            },
-        }
-    }
-}
-
-impl Kernel for Detached {
-    fn info(&self) -> &KernelInfo {
-        &self.info
-    }
-
-    fn missed_events(&self) -> v1::MissedEvents {
-        v1::MissedEvents::default()
-    }
-
-    fn slots(&self) -> u32 {
-        1
-    }
-
-    fn max_pid(&self) -> u32 {
-        u32::MAX
-    }
-
-    fn allow(&mut self, _tgid: u32, _slot: Slot) -> Result<(), AllowError> {
-        let causes: Vec<String> = self
-            .info
-            .attempts
-            .iter()
-            .map(|attempt| {
-                format!(
-                    "{}: {} ({})",
-                    mode_name(attempt.mode()),
-                    attempt.cause,
-                    attempt.remedy
-                )
-            })
-            .collect();
-        Err(AllowError::NotAttached(causes.join("; ")))
-    }
-
-    fn deny(&mut self, _tgid: u32) {}
-
-    fn read(&self, _slot: Slot) -> Counters {
-        Counters::default()
-    }
+fn detached(attempts: Vec<v1::ModeAttempt>) -> Box<dyn Kernel> {
+    let causes: Vec<String> = attempts
+        .iter()
+        .map(|attempt| {
+            format!(
+                "{}: {} ({})",
+                mode_name(attempt.mode()),
+                attempt.cause,
+                attempt.remedy
+            )
+        })
+        .collect();
+    let info = KernelInfo {
+        attempts,
+        ..KernelInfo::default()
+    };
+    let why = move |_| AllowError::NotAttached(causes.join("; "));
+    Box::new(RefusingKernel::new(info, why))
 }
 
 #[cfg(test)]
@@ -429,12 +480,19 @@ mod tests {
 
     #[test]
     fn a_detached_kernel_says_why() {
-        let mut kernel = Detached::new(vec![v1::ModeAttempt {
+        let mut kernel = detached(vec![v1::ModeAttempt {
             mode: v1::HookMode::Kprobe.into(),
             cause: "no kprobes".to_owned(),
             remedy: "turn them on".to_owned(),
         }]);
-        let error = kernel.allow(1, Slot(1)).unwrap_err().to_string();
+        let process = ProcessId {
+            tgid: 1,
+            start_time_ns: 0,
+        };
+        let error = kernel
+            .allow(process, Slot(1), None)
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             "no probes are attached: kprobe: no kprobes (turn them on)"

@@ -1,13 +1,35 @@
-//! A kernel made of a table, for tests without privileges.
+//! A kernel made of a table, for tests without privileges. Processes send, fork,
+//! execute programs and exit as a test says, and it does with the allow-list what
+//! the programs in the kernel do.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    mem,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use netio::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::{AllowError, Counters, Kernel, KernelInfo, Slot};
+use super::{AllowError, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot};
+
+/// What a slot is used for.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    /// Its process; none for a family's.
+    pub process: Option<ProcessId>,
+    /// The family of its process's children.
+    pub family: Option<Slot>,
+    /// What is told of it.
+    pub now: LifeNow,
+    /// Its process's name.
+    pub name: Vec<u8>,
+    /// Of a family: processes that share its slot.
+    pub sharers: u32,
+    /// Of a family: slots that it may still take.
+    pub budget: u32,
+}
 
 /// What a [`FakeKernel`] holds; tests keep a handle to it.
 #[derive(Debug, Default)]
@@ -16,6 +38,16 @@ pub struct State {
     pub allowed: BTreeMap<u32, Slot>,
     /// The counters.
     pub counters: BTreeMap<Slot, Counters>,
+    /// Whose slot each is.
+    pub lives: BTreeMap<Slot, Life>,
+    /// Free slots.
+    pub pool: VecDeque<Slot>,
+    /// Children that found no slot.
+    pub unlisted: u64,
+    /// Whether changes are wished for.
+    pub wishes: bool,
+    births: Vec<Birth>,
+    changes: Option<mpsc::UnboundedSender<u32>>,
 }
 
 /// A kernel made of a table. Clones share the table.
@@ -23,20 +55,27 @@ pub struct State {
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
     info: KernelInfo,
-    slots: u32,
 }
 
 impl FakeKernel {
     /// A kernel with this many slots.
     pub fn new(slots: u32) -> Self {
-        Self {
+        let kernel = Self {
             state: Arc::default(),
             info: KernelInfo {
                 hook_mode: v1::HookMode::Tracepoint,
+                follows_children: true,
                 ..KernelInfo::default()
             },
-            slots,
-        }
+        };
+        kernel.with(|state| state.pool = (1..=slots).map(Slot).collect());
+        kernel
+    }
+
+    /// The same, on which children cannot be followed.
+    pub fn without_children(mut self) -> Self {
+        self.info.follows_children = false;
+        self
     }
 
     /// Looks at or changes the table.
@@ -56,6 +95,102 @@ impl FakeKernel {
             }
         });
     }
+
+    /// Process `parent` forks `child`.
+    pub fn fork(&self, parent: u32, child: ProcessId) {
+        self.with(|state| {
+            let old = state.allowed.get(&child.tgid).copied();
+            let family = state.allowed.get(&parent).and_then(|slot| {
+                let life = state.lives.get(slot)?;
+                life.family
+            });
+            if let Some(old) = old {
+                if state.life(old).process == Some(child) {
+                    return;
+                }
+                state.leave(child.tgid);
+            }
+            let Some(family) = family else { return };
+            let has_budget = state.life(family).budget > 0;
+            let own = has_budget.then(|| state.pool.pop_front()).flatten();
+            let slot = own.unwrap_or(family);
+            state.allowed.insert(child.tgid, slot);
+            if own.is_none() {
+                state.life(family).sharers += 1;
+                state.unlisted += 1;
+                return;
+            }
+            state.life(family).budget -= 1;
+            let name = format!("child-{}", child.tgid).into_bytes();
+            *state.life(slot) = Life {
+                process: Some(child),
+                family: Some(family),
+                name: name.clone(),
+                ..Life::default()
+            };
+            state.births.push(Birth {
+                slot,
+                process: child,
+                family,
+                name,
+            });
+        });
+    }
+
+    /// Process `tgid` executes a program of this name.
+    pub fn exec(&self, tgid: u32, name: &str) {
+        self.with(|state| {
+            if let Some(slot) = state.allowed.get(&tgid).copied()
+                && state.life(slot).process.is_some()
+            {
+                state.life(slot).now.execs += 1;
+                state.life(slot).name = name.as_bytes().to_vec();
+            }
+        });
+        self.change(tgid);
+    }
+
+    /// Process `tgid` exits.
+    pub fn exit(&self, tgid: u32) {
+        self.with(|state| state.leave(tgid));
+    }
+
+    /// A rule may match process `tgid` from now on.
+    pub fn change(&self, tgid: u32) {
+        self.with(|state| {
+            if let Some(changes) = state.changes.as_ref().filter(|_| state.wishes) {
+                let _ = changes.send(tgid);
+            }
+        });
+    }
+}
+
+impl State {
+    fn life(&mut self, slot: Slot) -> &mut Life {
+        self.lives.entry(slot).or_default()
+    }
+
+    fn leave(&mut self, tgid: u32) {
+        if let Some(slot) = self.allowed.remove(&tgid) {
+            let life = self.life(slot);
+            if life.process.is_some() {
+                life.now.exited = true;
+            } else {
+                life.sharers -= 1;
+            }
+        }
+    }
+
+    fn enter(&mut self, tgid: u32, slot: Slot) -> Result<(), AllowError> {
+        if let Some(now) = self.allowed.get(&tgid).copied() {
+            if self.life(now).process.is_some() {
+                return Err(AllowError::Listed(tgid));
+            }
+            self.life(now).sharers -= 1;
+        }
+        self.allowed.insert(tgid, slot);
+        Ok(())
+    }
 }
 
 impl Kernel for FakeKernel {
@@ -67,24 +202,113 @@ impl Kernel for FakeKernel {
         v1::MissedEvents::default()
     }
 
-    fn slots(&self) -> u32 {
-        self.slots
+    fn map_full(&self) -> v1::MapFull {
+        v1::MapFull {
+            processes: self.with(|state| state.unlisted),
+            sockets: 0,
+        }
     }
 
     fn max_pid(&self) -> u32 {
         1 << 22
     }
 
-    fn allow(&mut self, tgid: u32, slot: Slot) -> Result<(), AllowError> {
-        self.with(|state| state.allowed.insert(tgid, slot));
-        Ok(())
+    fn take(&mut self) -> Option<Slot> {
+        self.with(|state| state.pool.pop_front())
     }
 
-    fn deny(&mut self, tgid: u32) {
-        self.with(|state| state.allowed.remove(&tgid));
+    fn give(&mut self, slot: Slot) {
+        self.with(|state| {
+            state.lives.remove(&slot);
+            state.pool.push_back(slot);
+        });
+    }
+
+    fn allow(
+        &mut self,
+        process: ProcessId,
+        slot: Slot,
+        family: Option<Slot>,
+    ) -> Result<(), AllowError> {
+        self.with(|state| {
+            let life = state.life(slot);
+            life.process = Some(process);
+            life.family = family;
+            state.enter(process.tgid, slot)
+        })
+    }
+
+    fn share(&mut self, process: ProcessId, family: Slot) -> Result<(), AllowError> {
+        self.with(|state| {
+            state.enter(process.tgid, family)?;
+            state.life(family).sharers += 1;
+            Ok(())
+        })
+    }
+
+    fn shares(&self, tgid: u32) -> Option<Slot> {
+        self.with(|state| {
+            let slot = *state.allowed.get(&tgid)?;
+            state.life(slot).process.is_none().then_some(slot)
+        })
+    }
+
+    fn deny(&mut self, tgid: u32, slot: Slot) -> bool {
+        self.with(|state| {
+            let listed = state.allowed.get(&tgid) == Some(&slot);
+            if listed {
+                state.allowed.remove(&tgid);
+            }
+            listed
+        })
+    }
+
+    fn open_family(&mut self, slot: Slot, follows: bool) {
+        self.with(|state| state.life(slot).family = follows.then_some(slot));
+    }
+
+    fn close_family(&mut self, family: Slot) {
+        self.with(|state| {
+            state.allowed.retain(|_, slot| *slot != family);
+            state.life(family).sharers = 0;
+        });
+    }
+
+    fn set_family(&mut self, slot: Slot, family: Option<Slot>) {
+        self.with(|state| state.life(slot).family = family);
+    }
+
+    fn set_budget(&mut self, family: Slot, budget: u32) {
+        self.with(|state| state.life(family).budget = budget);
+    }
+
+    fn sharers(&self, family: Slot) -> u32 {
+        self.with(|state| state.life(family).sharers)
+    }
+
+    fn births(&mut self) -> Vec<Birth> {
+        self.with(|state| mem::take(&mut state.births))
+    }
+
+    fn life(&self, slot: Slot) -> LifeNow {
+        self.with(|state| state.life(slot).now)
+    }
+
+    fn name(&self, slot: Slot) -> Vec<u8> {
+        self.with(|state| state.life(slot).name.clone())
     }
 
     fn read(&self, slot: Slot) -> Counters {
         self.with(|state| state.counters.get(&slot).copied().unwrap_or_default())
+    }
+
+    fn changes(&mut self) -> Option<Changes> {
+        let (tell, told) = mpsc::unbounded_channel();
+        self.with(|state| state.changes = Some(tell));
+        Some(Box::pin(UnboundedReceiverStream::new(told)))
+    }
+
+    fn wish_changes(&mut self, wish: bool) {
+        self.with(|state| state.wishes = wish);
     }
 }

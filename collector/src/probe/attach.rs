@@ -14,6 +14,8 @@ pub(super) struct Attached {
     /// The program that notes a process's sockets before it is allowed, if the
     /// mode needs that.
     pub(super) note_program: Option<&'static str>,
+    /// Whether births and exits are seen.
+    pub(super) follows_children: bool,
     pub(super) object: Object,
     /// The kernel's types, for the loader; none on a kernel without BTF.
     types: Option<aya::Btf>,
@@ -26,6 +28,7 @@ impl Attached {
             programs: Vec::new(),
             kretprobes: Vec::new(),
             note_program: None,
+            follows_children: false,
             object,
             types: aya::Btf::from_sys_fs().ok(),
         })

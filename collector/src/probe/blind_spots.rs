@@ -28,6 +28,13 @@ pub(super) fn of(
          server, counts as sent by the process.",
         "keep the database's files off network file systems",
     ));
+    if !attached.follows_children {
+        spots.push(spot(
+            "children",
+            "Children that a watched process forks are not followed.",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        ));
+    }
     let sends_by_page = match btf {
         Some(btf) => btf.has_function("inet_sendpage"),
         // Not known; the function went away in 6.5.

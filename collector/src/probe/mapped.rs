@@ -1,7 +1,7 @@
-//! The two maps that are shared with the kernel by memory: the allow-list,
-//! which this side writes, and the counters, which it reads. Neither costs a
-//! system call, and an update through memory cannot make a kprobe on the same
-//! CPU miss its event, as `bpf(BPF_MAP_UPDATE_ELEM)` can.
+//! The maps that are shared with the kernel by memory: the allow-list, the
+//! counters, and single numbers ([`Cells`]); `lives.rs` has those that follow
+//! processes. None costs a system call, and an update through memory cannot make
+//! a kprobe on the same CPU miss its event, as `bpf(BPF_MAP_UPDATE_ELEM)` can.
 #![allow(unsafe_code)] // maps memory that the kernel shares
 
 use std::{
@@ -11,14 +11,14 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use aya::maps::{Map, MapData};
+use aya::maps::Map;
 use netio_abi::{AllowPage, NO_SLOT, PIDS_PER_PAGE};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::kernel::{Counters, Slot};
 
 /// The memory of a whole array map.
-struct Memory {
+pub(super) struct Memory {
     start: NonNull<u8>,
     length: NonZeroUsize,
 }
@@ -27,7 +27,11 @@ struct Memory {
 unsafe impl Send for Memory {}
 
 impl Memory {
-    fn of(map: &MapData, length: usize, protection: ProtFlags) -> io::Result<Self> {
+    /// Maps the first `length` bytes of `map`.
+    pub(super) fn of(map: &Map, length: usize, protection: ProtFlags) -> io::Result<Self> {
+        let Map::Array(map) = map else {
+            return Err(io::Error::other("the map is not an array"));
+        };
         use std::os::fd::AsFd as _;
         let length = NonZeroUsize::new(length.next_multiple_of(rustix::param::page_size()))
             .ok_or(io::ErrorKind::InvalidInput)?;
@@ -45,6 +49,15 @@ impl Memory {
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::Other)?;
         Ok(Self { start, length })
     }
+
+    /// Element `index` of the array, of type `T`, which must be a layout of the
+    /// map's own; `None` beyond the mapping.
+    pub(super) fn element<T>(&self, index: usize) -> Option<NonNull<T>> {
+        let end = index.checked_add(1)?.checked_mul(size_of::<T>())?;
+        // SAFETY: the element ends within the mapping, which begins at a page
+        // and so is aligned for any layout.
+        (end <= self.length.get()).then(|| unsafe { self.start.cast::<T>().add(index) })
+    }
 }
 
 impl Drop for Memory {
@@ -52,13 +65,6 @@ impl Drop for Memory {
         // SAFETY: the mapping is this value's own, and nothing refers into it
         // beyond a borrow of this value. An error would only leak it.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length.get()) };
-    }
-}
-
-fn data(map: &Map) -> io::Result<&MapData> {
-    match map {
-        Map::Array(data) => Ok(data),
-        _ => Err(io::Error::other("the map is not an array")),
     }
 }
 
@@ -73,7 +79,7 @@ impl AllowList {
     pub(super) fn new(map: &Map, pages: u32) -> io::Result<Self> {
         let length = pages as usize * size_of::<AllowPage>();
         Ok(Self {
-            memory: Memory::of(data(map)?, length, ProtFlags::READ | ProtFlags::WRITE)?,
+            memory: Memory::of(map, length, ProtFlags::READ | ProtFlags::WRITE)?,
             pids: pages * PIDS_PER_PAGE,
         })
     }
@@ -83,25 +89,36 @@ impl AllowList {
         self.pids
     }
 
-    /// Sets a pid's slot; it counts in it from the next call on.
-    pub(super) fn set(&self, tgid: u32, slot: Slot) {
-        self.store(tgid, slot.0);
+    /// A pid's slot now; `NO_SLOT` if it has none.
+    pub(super) fn entry(&self, tgid: u32) -> u32 {
+        self.cell(tgid)
+            .map_or(NO_SLOT, |cell| cell.load(Ordering::SeqCst))
     }
 
-    /// Clears a pid's entry.
-    pub(super) fn clear(&self, tgid: u32) {
-        self.store(tgid, NO_SLOT);
+    /// Sets a pid's entry if it is `old` now, and tells whether it was. A program
+    /// in the kernel may change it at any moment.
+    pub(super) fn replace(&self, tgid: u32, old: u32, new: u32) -> bool {
+        self.cell(tgid).is_some_and(|cell| {
+            cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        })
     }
 
-    fn store(&self, tgid: u32, entry: u32) {
-        if tgid < self.pids {
-            // SAFETY: the entry lies in the memory, which has `pids` of them,
-            // and is aligned, since the memory begins at a page.
-            let cell = unsafe {
-                AtomicU32::from_ptr(self.memory.start.cast::<u32>().add(tgid as usize).as_ptr())
-            };
-            cell.store(entry, Ordering::SeqCst);
+    /// Clears every entry that is this slot; returns how many there were.
+    pub(super) fn sweep(&self, slot: Slot) -> u32 {
+        let cleared = (0..self.pids)
+            .filter(|tgid| self.entry(*tgid) == slot.0 && self.replace(*tgid, slot.0, NO_SLOT));
+        u32::try_from(cleared.count()).unwrap_or(u32::MAX)
+    }
+
+    fn cell(&self, tgid: u32) -> Option<&AtomicU32> {
+        if tgid >= self.pids {
+            return None;
         }
+        let cell = self.memory.element::<u32>(tgid as usize)?;
+        // SAFETY: an aligned word of the mapping, which lives as long as `self`;
+        // every access to it, on either side, is atomic.
+        Some(unsafe { AtomicU32::from_ptr(cell.as_ptr()) })
     }
 }
 
@@ -118,7 +135,7 @@ impl Banks {
         let elements = cpus as usize * bank_slots as usize;
         let length = elements * size_of::<netio_abi::Counters>();
         Ok(Self {
-            memory: Memory::of(data(map)?, length, ProtFlags::READ)?,
+            memory: Memory::of(map, length, ProtFlags::READ)?,
             cpus,
             bank_slots,
         })
@@ -154,23 +171,32 @@ impl Banks {
     }
 }
 
-/// Reads element 0 of an array map of u64.
-pub(super) fn first_u64(map: &Map) -> io::Result<u64> {
-    let memory = Memory::of(data(map)?, size_of::<u64>(), ProtFlags::READ)?;
-    // SAFETY: the memory has at least this element.
-    let cell = unsafe { AtomicU64::from_ptr(memory.start.cast::<u64>().as_ptr()) };
-    Ok(cell.load(Ordering::Relaxed))
-}
+/// Single numbers, in an array of 64-bit elements.
+pub(super) struct Cells(Memory);
 
-/// Sets element 0 of an array map of u32.
-pub(super) fn set_first_u32(map: &Map, value: u32) -> io::Result<()> {
-    let memory = Memory::of(
-        data(map)?,
-        size_of::<u64>(),
-        ProtFlags::READ | ProtFlags::WRITE,
-    )?;
-    // SAFETY: the memory has at least this element.
-    let cell = unsafe { AtomicU32::from_ptr(memory.start.cast::<u32>().as_ptr()) };
-    cell.store(value, Ordering::SeqCst);
-    Ok(())
+impl Cells {
+    /// Maps `map`, which has `count` elements.
+    pub(super) fn new(map: &Map, count: usize) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        Ok(Self(Memory::of(map, count * size_of::<u64>(), protection)?))
+    }
+
+    /// Reads one.
+    pub(super) fn get(&self, index: u32) -> u64 {
+        self.cell(index)
+            .map_or(0, |cell| cell.load(Ordering::SeqCst))
+    }
+
+    /// Sets one.
+    pub(super) fn set(&self, index: u32, value: u64) {
+        if let Some(cell) = self.cell(index) {
+            cell.store(value, Ordering::SeqCst);
+        }
+    }
+
+    fn cell(&self, index: u32) -> Option<&AtomicU64> {
+        let cell = self.0.element::<u64>(index as usize)?;
+        // SAFETY: as of the allow-list's entries.
+        Some(unsafe { AtomicU64::from_ptr(cell.as_ptr()) })
+    }
 }

@@ -34,14 +34,23 @@ const QUEUE: [&str; 6] = [
     "OFF_REQ_SK",
 ];
 
-/// Loads and attaches a mode's programs; all of them or none.
+/// Offsets that following processes needs.
+const LIVES: [&str; 4] = [
+    "OFF_TASK_TGID",
+    "OFF_TASK_START",
+    "OFF_TASK_SIGNAL",
+    "OFF_SIGNAL_LIVE",
+];
+
+/// Loads and attaches a mode's programs, with `slots` to count in; all of them or
+/// none.
 pub(super) fn attach(
     mode: v1::HookMode,
     btf: Option<&Btf>,
-    watches: u32,
+    slots: u32,
 ) -> Result<Attached, AttachError> {
     let follows_sockets = mode == v1::HookMode::Kprobe;
-    let load = || Attached::new(Object::load(btf, watches, follows_sockets)?);
+    let load = || Attached::new(Object::load(btf, slots, follows_sockets)?);
     let Some(btf) = btf else {
         if mode != v1::HookMode::Tracepoint {
             return Err(AttachError::new("the kernel has no BTF"));
@@ -72,7 +81,31 @@ fn attached(
     programs: impl FnOnce(&mut Attached) -> Result<(), AttachError>,
 ) -> Result<Attached, AttachError> {
     programs(&mut to)?;
+    if let Err(error) = lives(&mut to) {
+        tracing::warn!(cause = %error, "children cannot be followed");
+    }
+    if let Err(error) = changes(&mut to) {
+        tracing::warn!(cause = %error, "processes that start are found only by looking for them");
+    }
     Ok(to)
+}
+
+/// What follows processes from birth to exit. An exit that is not seen in the
+/// kernel would let a child's entry go stale, so births come last.
+fn lives(to: &mut Attached) -> Result<(), AttachError> {
+    to.object.require(&LIVES)?;
+    to.tp_btf("life_ends", "sched_process_exit")?;
+    to.tp_btf("life_begins", "task_newtask")?;
+    to.follows_children = true;
+    Ok(())
+}
+
+/// What tells of processes that rules may match from now on.
+fn changes(to: &mut Attached) -> Result<(), AttachError> {
+    to.raw_tp("life_renamed", "sched_process_exec")?;
+    to.raw_tp("life_listens", "inet_sock_set_state")?;
+    to.object.require(&["OFF_TASK_TGID"])?;
+    to.tp_btf("life_moves", "cgroup_attach_task")
 }
 
 /// The tracepoints' own records, all there is without BTF.

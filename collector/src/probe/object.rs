@@ -3,19 +3,27 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use aya::{Ebpf, EbpfLoader, maps::Map, programs::Program};
-use netio_abi::PIDS_PER_PAGE;
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, RingBuf},
+    programs::Program,
+};
+use netio_abi::{NO_SLOT, PIDS_PER_PAGE};
 
 use super::{
     AttachError,
-    mapped::{AllowList, Banks},
+    lives::Lives,
+    mapped::{AllowList, Banks, Cells},
 };
-use crate::btf::Btf;
+use crate::{
+    btf::Btf,
+    kernel::{AllowError, Slot},
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETIO_BPF_OBJECT"));
 
 /// The object's variables that hold offsets: name, structure, field.
-const OFFSETS: [(&str, &str, &str); 22] = [
+const OFFSETS: [(&str, &str, &str); 25] = [
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_SK_TYPE", "sock", "sk_type"),
     ("OFF_SK_PROTOCOL", "sock", "sk_protocol"),
@@ -46,6 +54,9 @@ const OFFSETS: [(&str, &str, &str); 22] = [
     ("OFF_ZC_LENGTH", "tcp_zerocopy_receive", "length"),
     ("OFF_ZC_COPYBUF_LEN", "tcp_zerocopy_receive", "copybuf_len"),
     ("OFF_TASK_TGID", "task_struct", "tgid"),
+    ("OFF_TASK_START", "task_struct", "start_boottime"),
+    ("OFF_TASK_SIGNAL", "task_struct", "signal"),
+    ("OFF_SIGNAL_LIVE", "signal_struct", "live"),
 ];
 
 /// The kernel's own upper limit for pids (`PID_MAX_LIMIT` on 64 bits).
@@ -58,32 +69,37 @@ pub(super) struct Object {
     pub(super) ebpf: Ebpf,
     pub(super) allow_list: AllowList,
     pub(super) banks: Banks,
-    /// The number of the last slot.
-    pub(super) slots: u32,
+    pub(super) lives: Lives,
+    /// What did not fit: elements `FULL_...`.
+    pub(super) full: Cells,
+    /// Elements `WISH_...`.
+    pub(super) wishes: Cells,
+    /// A slot that is never in the pool, to try out hooks with.
+    pub(super) spare: Slot,
     missing: BTreeMap<&'static str, String>,
 }
 
 impl Object {
-    /// Loads it for `watches` processes. `follows_sockets`: whether the mode
+    /// Loads it with `slots` in the pool. `follows_sockets`: whether the mode
     /// needs the table of followed sockets.
     pub(super) fn load(
         btf: Option<&Btf>,
-        watches: u32,
+        slots: u32,
         follows_sockets: bool,
     ) -> Result<Self, AttachError> {
         let cpus = possible_cpus()?;
         let pages = pid_max()?
             .clamp(PIDS_PER_PAGE, PID_LIMIT)
             .div_ceil(PIDS_PER_PAGE);
-        // Twice the watches, because a freed slot rests for a tick; and whole
-        // pages, so that no two CPUs' banks share one. Slot 0 is never used.
-        let bank_slots = watches
-            .saturating_mul(2)
-            .saturating_add(1)
-            .next_multiple_of(128);
+        // Slot 0 is never used, the last one is spare; and whole pages, so that
+        // no two CPUs' banks share one.
+        let spare = slots.saturating_add(1);
+        let bank_slots = spare.saturating_add(1).next_multiple_of(128);
         let elements = cpus
             .checked_mul(bank_slots)
-            .ok_or_else(|| AttachError::new("too many watches for this number of CPUs"))?;
+            .ok_or_else(|| AttachError::new("too many processes for this number of CPUs"))?;
+        // A place is used again only when the slot in it was taken.
+        let pool_size = bank_slots.next_power_of_two();
 
         let mut missing = BTreeMap::new();
         let offsets: Vec<(&str, u32)> = OFFSETS
@@ -109,11 +125,14 @@ impl Object {
         loader
             .map_max_entries("ALLOW_LIST", pages)
             .map_max_entries("COUNTERS", elements)
+            .map_max_entries("LIVES", bank_slots)
+            .map_max_entries("POOL", pool_size)
             .map_max_entries(
                 "POSITIONS",
                 if follows_sockets { FOLLOWED_SOCKETS } else { 1 },
             )
             .override_global("TCP_RECVMSG", &tcp_recvmsg, true)
+            .override_global("POOL_SIZE", &pool_size, true)
             .override_global("BANK_SLOTS", &bank_slots, true);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
@@ -122,13 +141,41 @@ impl Object {
 
         let allow_list = AllowList::new(map(&ebpf, "ALLOW_LIST")?, pages)?;
         let banks = Banks::new(map(&ebpf, "COUNTERS")?, cpus, bank_slots)?;
+        let pool = (
+            map(&ebpf, "LIVES")?,
+            map(&ebpf, "POOL")?,
+            map(&ebpf, "POOL_ENDS")?,
+        );
+        let lives = Lives::new(pool, slots, pool_size)?;
+        let full = Cells::new(map(&ebpf, "FULL")?, 2)?;
+        let wishes = Cells::new(map(&ebpf, "WISHES")?, 2)?;
         Ok(Self {
             ebpf,
             allow_list,
             banks,
-            slots: bank_slots - 1,
+            lives,
+            full,
+            wishes,
+            spare: Slot(spare),
             missing,
         })
+    }
+
+    /// Lets a process count in `slot`. It may share a family's slot now, which it
+    /// leaves.
+    pub(super) fn enter(&self, tgid: u32, slot: Slot) -> Result<(), AllowError> {
+        loop {
+            let now = self.allow_list.entry(tgid);
+            if now != NO_SLOT && !self.lives.is_family(Slot(now)) {
+                return Err(AllowError::Listed(tgid));
+            }
+            if self.allow_list.replace(tgid, now, slot.0) {
+                if now != NO_SLOT {
+                    self.lives.add_sharers(Slot(now), u32::MAX);
+                }
+                return Ok(());
+            }
+        }
     }
 
     /// Fails, with the field's name, if the kernel has not the fields that these
@@ -150,9 +197,13 @@ impl Object {
             .ok_or_else(|| AttachError::new(format!("the object has no program {name}")))
     }
 
-    /// A map of the object.
-    pub(super) fn map(&self, name: &str) -> Result<&Map, AttachError> {
-        map(&self.ebpf, name)
+    /// The ring buffer that tells changes of processes; once.
+    pub(super) fn take_changes(&mut self) -> Result<RingBuf<MapData>, AttachError> {
+        let map = self
+            .ebpf
+            .take_map("CHANGES")
+            .ok_or_else(|| AttachError::new("the changes are read already"))?;
+        Ok(RingBuf::try_from(map)?)
     }
 }
 

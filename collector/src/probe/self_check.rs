@@ -10,24 +10,25 @@ use std::{
     time::Duration,
 };
 
-use crate::kernel::Slot;
+use netio_abi::NO_SLOT;
 
 use super::{AttachError, attach::Attached};
 
 /// Loopback answers at once; this is for a machine that is very busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Fails if the hooks miss a byte. `slot` must belong to nobody. Where there is
-/// no loopback to try on, nothing is claimed.
-pub(super) fn self_check(attached: &Attached, slot: Slot) -> Result<(), AttachError> {
+/// Fails if the hooks miss a byte. Where there is no loopback to try on, nothing
+/// is claimed.
+pub(super) fn self_check(attached: &Attached) -> Result<(), AttachError> {
     let object = &attached.object;
+    let slot = object.spare;
     if process::id() >= object.allow_list.pids() {
         return Ok(());
     }
     let before = object.banks.read(slot);
-    object.allow_list.set(process::id(), slot);
+    object.allow_list.replace(process::id(), NO_SLOT, slot.0);
     let exchanged = exchange();
-    object.allow_list.clear(process::id());
+    object.allow_list.replace(process::id(), slot.0, NO_SLOT);
     if let Err(error) = exchanged {
         tracing::warn!(%error, "the hooks are not tried out: no TCP over loopback");
         return Ok(());
