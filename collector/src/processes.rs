@@ -1,0 +1,104 @@
+//! Finds processes: behind a pid, by rules, below others, and database servers.
+//!
+//! Takes pids and [`Selector`]s, produces a [`Found`] for each process: who it is
+//! (pid, start time, names), and a future that completes when it has exited.
+//! Promises that both belong to the same process, even if the pid is reused
+//! meanwhile.
+#![forbid(unsafe_code)]
+
+use std::{collections::BTreeSet, io, path::PathBuf};
+
+use netio::v1;
+
+mod candidate;
+mod cgroup;
+mod databases;
+mod entry;
+mod exit;
+#[cfg(test)]
+pub(crate) mod fake;
+mod listeners;
+mod printable;
+mod proc_fs;
+mod selector;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use exit::ExitSignal;
+pub(crate) use proc_fs::ProcFs;
+pub(crate) use selector::{Selector, SelectorError};
+
+use printable::brief;
+pub(crate) use printable::printable;
+
+/// A running process.
+pub(crate) struct Found {
+    /// Who it is, everything filled.
+    pub(crate) process: v1::Process,
+    /// Whether it serves each connection by a child, as PostgreSQL does.
+    pub(crate) forks_per_connection: bool,
+    pub(crate) exited: ExitSignal,
+}
+
+/// Why there is no process that could be watched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FindError {
+    #[error(
+        "there is no process {0}, or it has exited: check the pid, for instance with `ps -p {0}`"
+    )]
+    NotFound(u32),
+    #[error(
+        "{pid} is a thread of process {leader}: a watch covers a whole process, so ask for pid {leader}"
+    )]
+    Thread { pid: u32, leader: u32 },
+    #[error(
+        "cannot look at process {pid}: {source}; see the log of the collector's host for the cause and try again"
+    )]
+    Unreadable { pid: u32, source: io::Error },
+    #[error(
+        "no process matches {selector} now: check it, or set wait, so that the watch begins when the first one starts",
+        selector = brief(&.0.to_string())
+    )]
+    NoMatch(Selector),
+    #[error(
+        "{container} fits {count} containers ({ids}{more}): give more digits of the id",
+        count = .ids.len(),
+        ids = .ids.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", "),
+        more = if .ids.len() > MAX_NAMED { ", ..." } else { "" }
+    )]
+    Ambiguous { container: String, ids: Vec<String> },
+    #[error(
+        "cannot list the processes in {root}: {source}; see whether it is mounted there, and whether the collector is short of file descriptors (`ulimit -n`)"
+    )]
+    ProcUnreadable { root: PathBuf, source: io::Error },
+}
+
+/// Containers that are named in one message.
+const MAX_NAMED: usize = 4;
+
+/// Where processes are looked up. Every call blocks, for a few milliseconds with
+/// some hundred processes on the host, and is made within a tokio runtime.
+pub(crate) trait Processes: Send + Sync {
+    /// Finds a running process.
+    fn find(&self, pid: u32) -> Result<Found, FindError>;
+
+    /// The running processes that match, oldest first (by start time, then pid).
+    /// None, if nothing matches a rule; a pid must be found.
+    fn matching(&self, selector: &Selector) -> Result<Vec<Found>, FindError>;
+
+    /// Which of these rules a process matches (their indices), and the process;
+    /// `None` if it matches none, or is gone. Reads only what the rules need:
+    /// this is for each exec on the host.
+    fn matches(&self, pid: u32, rules: &[Selector]) -> Option<(Vec<usize>, Found)>;
+
+    /// Every running descendant of these processes, oldest first; one of them
+    /// only if it descends from another.
+    fn descendants(&self, of: &BTreeSet<u32>) -> Result<Vec<Found>, FindError>;
+
+    /// What a process that was forked a moment ago is, if it still runs and has
+    /// this start time.
+    fn describe(&self, pid: u32, start_time_ns: u64) -> Option<v1::Process>;
+
+    /// The database servers of the host, in order of pid; at most 1,024.
+    fn databases(&self) -> Result<Vec<v1::Database>, FindError>;
+}
