@@ -1,135 +1,40 @@
 //! The task that owns the kernel, the watches and the schedule.
 //!
-//! Takes ticks, commands, exits of processes and the order to stop, one at a
-//! time, so that nothing here needs a lock. Produces one message per tick: read
-//! the counters, take differences, publish. Commands come through a queue of
-//! [`MAX_COMMANDS`]; a caller that finds it full waits its turn.
+//! Takes ticks, commands, exits of processes, leases that run out and the order
+//! to stop, one at a time, so that nothing here needs a lock. Produces one message
+//! per tick: read the counters, take differences, publish. Commands come through a
+//! queue of [`MAX_COMMANDS`]; a caller that finds it full waits its turn.
 #![forbid(unsafe_code)]
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use netio::v1;
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
     hub::Hub,
-    process::Found,
+    processes::Found,
     ticker::{Clock, Ticker},
-    watches::{NewWatch, Selection, WatchError, Watches},
+    watches::{NewWatch, Past, Rule, Selection, WatchError, WatchId, Watches},
 };
 
+mod commands;
 #[cfg(test)]
 mod tests;
+
+use commands::Command;
+pub(crate) use commands::{CommandError, Commands, Order, Vitals};
 
 /// Commands that wait for the sampler.
 const MAX_COMMANDS: usize = 64;
 
-/// Why a command was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CommandError {
-    #[error(transparent)]
-    Refused(#[from] WatchError),
-    #[error("the collector is shutting down: try again when it runs again")]
-    ShuttingDown,
-}
-
-/// What only the sampler knows of the collector's health.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Vitals {
-    pub(crate) missed_events: v1::MissedEvents,
-    pub(crate) missed_ticks: u64,
-}
-
-type Reply<T> = oneshot::Sender<Result<T, WatchError>>;
-
-enum Command {
-    Watch {
-        target: v1::Target,
-        found: Found,
-        owner: String,
-        reply: Reply<v1::Watch>,
-    },
-    Unwatch {
-        selection: Selection,
-        owner: String,
-        reply: Reply<Vec<String>>,
-    },
-    List {
-        reply: Reply<Vec<v1::Watch>>,
-    },
-    /// Do these watches exist? The first that does not is the error.
-    Find {
-        watch_ids: Vec<String>,
-        reply: Reply<()>,
-    },
-    Vitals {
-        reply: Reply<Vitals>,
-    },
-}
-
-/// Sends commands to the sampler.
-#[derive(Clone)]
-pub(crate) struct Commands {
-    queue: mpsc::Sender<Command>,
-}
-
-impl Commands {
-    pub(crate) async fn watch(
-        &self,
-        target: v1::Target,
-        found: Found,
-        owner: String,
-    ) -> Result<v1::Watch, CommandError> {
-        self.ask(|reply| Command::Watch {
-            target,
-            found,
-            owner,
-            reply,
-        })
-        .await
-    }
-
-    pub(crate) async fn unwatch(
-        &self,
-        selection: Selection,
-        owner: String,
-    ) -> Result<Vec<String>, CommandError> {
-        self.ask(|reply| Command::Unwatch {
-            selection,
-            owner,
-            reply,
-        })
-        .await
-    }
-
-    pub(crate) async fn list(&self) -> Result<Vec<v1::Watch>, CommandError> {
-        self.ask(|reply| Command::List { reply }).await
-    }
-
-    pub(crate) async fn find(&self, watch_ids: Vec<String>) -> Result<(), CommandError> {
-        self.ask(|reply| Command::Find { watch_ids, reply }).await
-    }
-
-    pub(crate) async fn vitals(&self) -> Result<Vitals, CommandError> {
-        self.ask(|reply| Command::Vitals { reply }).await
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, CommandError> {
-        let (reply, answer) = oneshot::channel();
-        // Either end goes away only when the sampler has stopped.
-        self.queue
-            .send(command(reply))
-            .await
-            .map_err(|_| CommandError::ShuttingDown)?;
-        let answer = answer.await.map_err(|_| CommandError::ShuttingDown)?;
-        Ok(answer?)
-    }
-}
+/// The rules that processes are looked for by, newest state only.
+pub(crate) type Rules = Arc<Vec<Rule>>;
 
 /// See the module.
 pub(crate) struct Sampler {
@@ -138,6 +43,7 @@ pub(crate) struct Sampler {
     clock: Arc<dyn Clock>,
     hub: Arc<Hub>,
     commands: mpsc::Receiver<Command>,
+    rules: watch::Sender<Rules>,
     instance: v1::CollectorInstance,
     sequence: u64,
     /// When the counters were read last; at first, when the sampler was made.
@@ -160,16 +66,23 @@ impl Sampler {
             clock,
             hub,
             commands,
+            rules: watch::Sender::default(),
             instance,
             sequence: 0,
         };
-        (sampler, Commands { queue })
+        (sampler, Commands::new(queue))
+    }
+
+    /// The rules, as they change.
+    pub(crate) fn rules(&self) -> watch::Receiver<Rules> {
+        self.rules.subscribe()
     }
 
     /// Runs until it is told to stop, or nobody is left to command it. What it
     /// owns goes with it: the allow-list and the hooks.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
+            let expiry = self.watches.next_expiry();
             tokio::select! {
                 // In this order, so that a flood of commands delays no tick, and
                 // an exit is known before its pid is watched anew.
@@ -177,6 +90,7 @@ impl Sampler {
                 () = stop.cancelled() => break,
                 () = self.ticker.tick() => self.tick(),
                 process = self.watches.next_exit() => self.watches.exited(process),
+                () = at(expiry) => self.expire(),
                 command = self.commands.recv() => match command {
                     Some(command) => self.handle(command),
                     None => break,
@@ -189,7 +103,7 @@ impl Sampler {
         let time = self.clock.wall();
         let reading = self.clock.monotonic();
         self.watches.read();
-        let samples = self.watches.diff();
+        let samples = self.watches.diff(self.hub.wants_processes());
 
         self.sequence += 1;
         let interval = reading - self.last_reading;
@@ -202,23 +116,38 @@ impl Sampler {
             skipped_ticks: 0,
             instance: Some(self.instance.clone()),
             samples,
+            map_full: Some(self.watches.map_full()),
         });
-        self.watches.retire();
+        self.watches.retire(reading);
+    }
+
+    fn expire(&mut self) {
+        let ids = self.watches.expire(self.clock.monotonic());
+        if !ids.is_empty() {
+            info!(ids = text(&ids), "leases ran out");
+            self.publish_rules();
+        }
     }
 
     /// A caller that has gone away meanwhile needs no answer: most replies may fail.
     fn handle(&mut self, command: Command) {
+        let now = self.clock.monotonic();
         match command {
-            Command::Watch {
-                target,
+            Command::Watch { order, reply } => {
+                // A watch that its owner never heard of would never be ended.
+                if let Err(Ok(id)) = reply.send(self.watch(order, now)) {
+                    self.watches.end(id);
+                    self.publish_rules();
+                }
+            }
+            Command::Join {
+                id,
                 found,
-                owner,
+                descend,
+                past,
                 reply,
             } => {
-                // A watch that its owner never heard of would never be ended.
-                if let Err(Ok(watch)) = reply.send(self.watch(target, found, owner)) {
-                    let _ = self.unwatch(&Selection::Id(watch.watch_id), &watch.owner);
-                }
+                let _ = reply.send(self.join(id, found, descend, past));
             }
             Command::Unwatch {
                 selection,
@@ -227,50 +156,140 @@ impl Sampler {
             } => {
                 let _ = reply.send(self.unwatch(&selection, &owner));
             }
-            Command::List { reply } => {
-                let _ = reply.send(Ok(self.watches.list()));
+            Command::Renew {
+                watch_ids,
+                owner,
+                reply,
+            } => {
+                let _ = reply.send(self.watches.renew(&watch_ids, &owner, now));
             }
-            Command::Find { watch_ids, reply } => {
-                let missing = watch_ids.iter().map(|id| self.watches.find(id));
-                let found = missing.collect::<Result<Vec<_>, _>>().map(drop);
-                let _ = reply.send(found);
+            Command::Hold {
+                watch_ids,
+                owner,
+                reply,
+            } => {
+                let _ = reply.send(self.watches.hold(&watch_ids, &owner, now));
+            }
+            Command::List { reply } => {
+                let _ = reply.send(Ok(self.watches.list(now)));
+            }
+            Command::Describe { id, reply } => {
+                let told = self.watches.describe(id, now);
+                let _ = reply.send(told.ok_or_else(|| WatchError::NotFound {
+                    watch_id: id.to_string(),
+                }));
             }
             Command::Vitals { reply } => {
+                let (watches, processes) = self.watches.counts();
                 let _ = reply.send(Ok(Vitals {
                     missed_events: self.watches.kernel().missed_events(),
+                    map_full: self.watches.map_full(),
                     missed_ticks: self.ticker.missed(),
+                    watches,
+                    processes,
                 }));
             }
         }
     }
 
-    fn watch(
-        &mut self,
-        target: v1::Target,
-        found: Found,
-        owner: String,
-    ) -> Result<v1::Watch, WatchError> {
-        let pid = found.process.pid;
-        let name = found.process.name.clone();
-        let made = self.watches.add(NewWatch {
+    /// Makes a watch of the processes found; all of them or none.
+    fn watch(&mut self, order: Order, now: Instant) -> Result<WatchId, WatchError> {
+        let Order {
             target,
+            selector,
+            owner,
+            follow,
+            lease_ttl,
             found,
-            owner: owner.clone(),
-            create_time: self.clock.wall().into(),
+        } = order;
+        let what = selector.to_string();
+        let made = self.watches.begin(
+            NewWatch {
+                target,
+                selector,
+                follow,
+                owner: owner.clone(),
+                lease_ttl,
+                create_time: self.clock.wall().into(),
+            },
+            now,
+        );
+        let made = made.and_then(|id| {
+            let joined = found.into_iter().try_for_each(|found| {
+                self.watches
+                    .join(id, found, false, Past::Refuse)
+                    .map(|_| ())
+            });
+            joined.map(|()| id).inspect_err(|_| self.watches.end(id))
         });
         match &made {
-            Ok(watch) => info!(watch_id = watch.watch_id, pid, name, owner, "watch made"),
-            Err(error) => warn!(pid, name, owner, %error, "watch refused"),
+            Ok(id) => {
+                info!(%id, %what, owner, "watch made");
+                self.publish_rules();
+            }
+            Err(error) => warn!(%what, owner, %error, "watch refused"),
         }
         made
+    }
+
+    /// Adds processes to a watch; how many of them are news. One that has exited
+    /// meanwhile is none.
+    fn join(
+        &mut self,
+        id: WatchId,
+        found: Vec<Found>,
+        descend: bool,
+        past: Past,
+    ) -> Result<usize, WatchError> {
+        let mut joined = 0;
+        for found in found {
+            let pid = found.process.pid;
+            match self.watches.join(id, found, descend, past) {
+                Ok(true) => {
+                    joined += 1;
+                    debug!(%id, pid, "a process joins");
+                }
+                Ok(false) | Err(WatchError::Exited { .. }) => {}
+                Err(error)
+                    if past == Past::Share && !matches!(error, WatchError::NotFound { .. }) =>
+                {
+                    warn!(%id, pid, %error, "a process that matches is not counted");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(joined)
     }
 
     fn unwatch(&mut self, selection: &Selection, owner: &str) -> Result<Vec<String>, WatchError> {
         let ended = self.watches.remove(selection, owner);
         match &ended {
-            Ok(ids) => info!(?ids, owner, "watches ended"),
+            Ok(ids) => {
+                info!(ids = text(ids), owner, "watches ended");
+                self.publish_rules();
+            }
             Err(error) => debug!(owner, %error, "unwatch refused"),
         }
         Ok(ended?.iter().map(ToString::to_string).collect())
+    }
+
+    /// Tells the rules to whoever looks for processes, if they have changed.
+    fn publish_rules(&mut self) {
+        if let Some(rules) = self.watches.changed_rules() {
+            self.watches.kernel().wish_changes(!rules.is_empty());
+            self.rules.send_replace(Arc::new(rules));
+        }
+    }
+}
+
+fn text(ids: &[WatchId]) -> String {
+    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    ids.join(" ")
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
     }
 }

@@ -1,375 +1,592 @@
 //! Who watches what: the one owner of the allow-list.
 //!
-//! Takes processes to watch and ends of watches, keeps the kernel's allow-list
-//! in step, and produces a sample per watch at each tick. Promises:
+//! Takes watches, the processes that join them, and ends of both; keeps the
+//! kernel's allow-list in step, and produces a sample per watch at each tick.
+//! Promises:
 //! - A process is on the allow-list while it runs and has a watch; it leaves
-//!   with its last watch, or at once when its exit is noticed, so that the next
-//!   user of its pid is not counted.
+//!   with its last watch, or at its exit, so that the next user of its pid is not
+//!   counted.
 //! - A watch counts from its making on: its totals begin at 0 and never go
 //!   backwards. Watches of one process share a slot and differ in their
-//!   baselines.
-//! - A process that has exited is sampled once more, then its watches are gone.
-//! - No more than `max_watches` watches, and so no more processes than that.
+//!   baselines. A child that is born into a watch counts from its first byte.
+//! - A process that has exited is sampled once more, then it leaves its watches.
+//! - Nothing is beyond the limits but children that the kernel lists itself, and
+//!   they only until no slot is free: those that find none count in their
+//!   family's slot, so sums stay exact.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use netio::v1;
 use prost_types::Timestamp;
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use crate::{
-    kernel::{AllowError, Counters, Kernel, Slot},
-    process::Found,
+    Limits,
+    kernel::{AllowError, Birth, Counters, Kernel, ProcessId, Slot},
+    processes::{Found, Selector, printable},
 };
 
+mod ending;
+mod error;
 mod exits;
+mod families;
 mod id;
-mod slots;
+mod leases;
+mod resting;
+mod samples;
+mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ending::Selection;
+pub(crate) use error::WatchError;
 use exits::{ExitGuard, Exits};
 pub(crate) use id::WatchId;
-use slots::SlotPool;
+pub(crate) use leases::Hold;
+use leases::Leases;
+use resting::RestingSlots;
+use table::{Family, Process, Table};
 
-/// Why a watch was not made or not ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WatchError {
-    #[error(
-        "there are {limit} watches, which is the collector's limit: end a watch that is not needed, or restart the collector with a larger --max-watches"
-    )]
-    TooManyWatches { limit: u32 },
-    #[error(
-        "every counter slot is in use, or resting for an interval since its last use: try again in a moment, or restart the collector with a larger --max-watches"
-    )]
-    NoFreeSlot { limit: u32 },
-    #[error("process {pid} has just exited, so there is nothing to watch: check the pid")]
-    Exited { pid: u32 },
-    #[error(transparent)]
-    NotAllowed(#[from] AllowError),
-    #[error("there is no watch {watch_id}, or it has ended: ListWatches tells which there are")]
-    NotFound { watch_id: String },
-    #[error(
-        "{owner} has no watch of pid {pid} to end ({others} of other owners): ListWatches tells which there are, and whose"
-    )]
-    NoneOfOwn {
-        pid: u32,
-        owner: String,
-        others: usize,
-    },
-    #[error(
-        "watch {watch_id} belongs to {owner}, and only its owner can end it: ask them, or let it be (it costs others nothing)"
-    )]
-    NotTheOwner { watch_id: WatchId, owner: String },
+/// How often a process is tried that the kernel lists at the same moment.
+const TRIES: u32 = 8;
+/// Processes that a list of all watches tells.
+const MAX_LISTED: usize = 8192;
+
+/// Whose children count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follow {
+    Always,
+    Never,
+    /// Of processes that serve each connection by a child.
+    IfForksPerConnection,
 }
 
-/// A process: its pid alone may be reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ProcessKey {
-    tgid: u32,
-    start_time_ns: u64,
+impl Follow {
+    /// Whether the children of this process count.
+    pub(crate) fn applies_to(self, found: &Found) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::IfForksPerConnection => found.forks_per_connection,
+        }
+    }
+}
+
+/// What to do with a process when the limits are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// Refuse it.
+    Refuse,
+    /// Count it without a slot of its own.
+    Share,
 }
 
 /// A watch to be made.
 pub(crate) struct NewWatch {
     pub(crate) target: v1::Target,
-    pub(crate) found: Found,
+    pub(crate) selector: Selector,
+    pub(crate) follow: Follow,
     pub(crate) owner: String,
+    /// None: a standing watch.
+    pub(crate) lease_ttl: Option<std::time::Duration>,
     pub(crate) create_time: Timestamp,
 }
 
-/// Which watches to end.
-#[derive(Debug)]
-pub(crate) enum Selection {
-    /// The watch with this id, as the caller wrote it.
-    Id(String),
-    /// The caller's own watches of this pid.
-    Pid(u32),
+/// A watch that processes join when they match later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) id: WatchId,
+    pub(crate) selector: Selector,
+    pub(crate) follow: Follow,
+}
+
+/// A watch's part in a slot.
+#[derive(Clone, Copy)]
+struct Member {
+    slot: Slot,
+    /// What the slot's counters stood at when it joined the watch.
+    baseline: Counters,
+    /// The slot's counters up to which the watch has counted.
+    seen: Counters,
+}
+
+impl Member {
+    fn new(slot: Slot, baseline: Counters) -> Self {
+        Self {
+            slot,
+            baseline,
+            seen: baseline,
+        }
+    }
+
+    /// Counts up to `reading`; gives what came since.
+    fn advance(&mut self, reading: Counters) -> Counters {
+        let interval = reading - self.seen;
+        self.seen = reading;
+        interval
+    }
 }
 
 struct Watch {
     target: v1::Target,
+    selector: Selector,
+    follow: Follow,
     owner: String,
     create_time: Timestamp,
-    process: ProcessKey,
-    /// What the slot's counters stood at when the watch was made.
-    baseline: Counters,
-    /// What was counted from then to the last tick.
+    /// Its processes.
+    members: Vec<Member>,
+    /// Its families.
+    shared: Vec<Member>,
+    /// What was counted up to the last tick.
     total: Counters,
+    /// The part of it that families counted.
+    unlisted_total: Counters,
+    had_unlisted: bool,
+    /// The process that samples name, as of the last tick.
+    main: Option<v1::Process>,
 }
 
-struct Tracked {
-    process: v1::Process,
-    slot: Slot,
-    /// Never 0.
-    watches: u32,
-    exited: bool,
-    /// The slot's counters at the last tick.
-    reading: Counters,
-    _exit: ExitGuard,
-}
-
-/// The registry. Every watch's process is tracked, and only those.
+/// The registry.
 pub(crate) struct Watches {
     kernel: Box<dyn Kernel>,
-    max_watches: u32,
+    limits: Limits,
     last_id: u64,
     watches: BTreeMap<WatchId, Watch>,
-    processes: HashMap<ProcessKey, Tracked>,
-    slots: SlotPool,
+    table: Table,
+    /// What free slots' counters stand at, by slot.
+    idle_readings: Vec<Counters>,
+    /// Free slots kept for families, which must not fail for want of one.
+    reserve: Vec<Slot>,
+    resting: RestingSlots,
+    leases: Leases,
     exits: Exits,
+    /// Processes past the limits that were found, not born.
+    unlisted: u64,
+    /// A rule came or went since the rules were told.
+    rules_changed: bool,
 }
 
 impl Watches {
-    pub(crate) fn new(kernel: Box<dyn Kernel>, max_watches: u32) -> Self {
-        let slots = SlotPool::new(kernel.slots());
+    pub(crate) fn new(mut kernel: Box<dyn Kernel>, limits: Limits) -> Self {
+        let reserve = (0..limits.max_watches)
+            .map_while(|_| kernel.take())
+            .collect();
         Self {
             kernel,
-            max_watches,
+            limits,
             last_id: 0,
             watches: BTreeMap::new(),
-            processes: HashMap::new(),
-            slots,
+            table: Table::default(),
+            idle_readings: Vec::new(),
+            reserve,
+            resting: RestingSlots::default(),
+            leases: Leases::default(),
             exits: Exits::default(),
+            unlisted: 0,
+            rules_changed: false,
         }
     }
 
-    pub(crate) fn kernel(&self) -> &dyn Kernel {
-        &*self.kernel
+    pub(crate) fn kernel(&mut self) -> &mut dyn Kernel {
+        &mut *self.kernel
     }
 
-    /// Makes a watch; counting has begun when this returns. Called within a
-    /// tokio runtime.
-    pub(crate) fn add(&mut self, new: NewWatch) -> Result<v1::Watch, WatchError> {
-        if self.watches.len() >= self.max_watches as usize {
-            return Err(WatchError::TooManyWatches {
-                limit: self.max_watches,
+    /// What did not fit so far.
+    pub(crate) fn map_full(&self) -> v1::MapFull {
+        let mut full = self.kernel.map_full();
+        full.processes += self.unlisted;
+        full
+    }
+
+    /// Watches, and processes in slots of their own.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        let watches = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
+        (watches, self.table.len())
+    }
+
+    /// Makes a watch without processes.
+    pub(crate) fn begin(&mut self, new: NewWatch, now: Instant) -> Result<WatchId, WatchError> {
+        let limit = self.limits.max_watches;
+        if self.watches.len() >= limit as usize {
+            return Err(WatchError::TooManyWatches { limit });
+        }
+        let limit = self.limits.max_watches_per_owner;
+        let own = self.watches.values().filter(|it| it.owner == new.owner);
+        if own.count() >= limit as usize {
+            return Err(WatchError::TooManyWatchesOfOwner {
+                owner: new.owner,
+                limit,
             });
         }
-        let process = new.found.process.clone();
-        let (key, slot) = self.track(new.found)?;
+        let must_follow = new.target.follow_children == Some(true);
+        if must_follow && !self.kernel.info().follows_children {
+            return Err(WatchError::ChildrenNotFollowed);
+        }
         self.last_id += 1;
         let id = WatchId(self.last_id);
+        if let Some(ttl) = new.lease_ttl {
+            self.leases.begin(id, ttl, now);
+        }
+        self.rules_changed |= new.selector.is_rule();
         let watch = Watch {
             target: new.target,
+            selector: new.selector,
+            follow: new.follow,
             owner: new.owner,
             create_time: new.create_time,
-            process: key,
-            baseline: self.kernel.read(slot),
+            members: Vec::new(),
+            shared: Vec::new(),
             total: Counters::default(),
+            unlisted_total: Counters::default(),
+            had_unlisted: false,
+            main: None,
         };
-        let answer = describe(id, &watch, process);
         self.watches.insert(id, watch);
-        Ok(answer)
+        Ok(id)
     }
 
-    /// Puts the process on the allow-list if it is not there yet.
-    fn track(&mut self, found: Found) -> Result<(ProcessKey, Slot), WatchError> {
-        let tgid = found.process.pid;
-        let key = ProcessKey {
-            tgid,
+    /// Adds a process to a watch, and tells whether that is news: it was not in
+    /// it, or its children were not followed for it. Counting has begun when this
+    /// returns. `descends`: from a process whose children the watch follows.
+    /// Called within a tokio runtime.
+    pub(crate) fn join(
+        &mut self,
+        id: WatchId,
+        found: Found,
+        descends: bool,
+        past: Past,
+    ) -> Result<bool, WatchError> {
+        let watch = self.watches.get(&id).ok_or_else(|| WatchError::NotFound {
+            watch_id: id.to_string(),
+        })?;
+        let follows = descends || watch.follow.applies_to(&found);
+        let process = ProcessId {
+            tgid: found.process.pid,
             start_time_ns: found.process.start_time_ns,
         };
-        if let Some(tracked) = self.processes.get_mut(&key) {
-            if tracked.exited {
-                return Err(WatchError::Exited { pid: tgid });
+        let mut exit = Some(self.exits.add(process, found.exited));
+        for _ in 0..TRIES {
+            self.settle();
+            if let Some(slot) = self.table.running(process.tgid) {
+                if self.table.get(slot).is_some_and(|it| it.id == process) {
+                    return self.join_listed(id, slot, follows);
+                }
+                // The pid's last user has exited, even if that was not noticed.
+                self.exited_in(slot);
             }
-            // It may have executed another program since the first watch.
-            tracked.process.name = found.process.name;
-            tracked.watches += 1;
-            return Ok((key, tracked.slot));
+            match self.enlist(id, process, &found.process, follows, past, &mut exit) {
+                // It was born into another watch in this very moment.
+                Err(WatchError::NotAllowed(AllowError::Listed(_))) => {}
+                done => return done,
+            }
         }
-        // The pid's last user has exited, even if that was not noticed yet.
-        let predecessors: Vec<_> = self.processes.keys().copied().collect();
-        for predecessor in predecessors.into_iter().filter(|key| key.tgid == tgid) {
-            self.exited(predecessor);
-        }
+        Err(AllowError::Listed(process.tgid).into())
+    }
 
-        let slot = self.slots.take().ok_or(WatchError::NoFreeSlot {
-            limit: self.max_watches,
-        })?;
-        if let Err(error) = self.kernel.allow(tgid, slot) {
-            self.slots.put_back(slot);
-            return Err(error.into());
-        }
-        let tracked = Tracked {
-            process: found.process,
-            slot,
-            watches: 1,
-            exited: false,
-            reading: Counters::default(),
-            _exit: self.exits.add(key, found.exited),
+    /// Adds a process that counts already.
+    fn join_listed(&mut self, id: WatchId, slot: Slot, follows: bool) -> Result<bool, WatchError> {
+        let has_exited = self.kernel.life(slot).exited;
+        let Some(process) = self.table.get(slot) else {
+            return Ok(false);
         };
-        self.processes.insert(key, tracked);
-        Ok((key, slot))
-    }
-
-    /// Ends watches of this owner and tells which, in order.
-    pub(crate) fn remove(
-        &mut self,
-        selection: &Selection,
-        owner: &str,
-    ) -> Result<Vec<WatchId>, WatchError> {
-        let ids = match selection {
-            Selection::Id(text) => vec![self.own(text, owner)?],
-            Selection::Pid(pid) => self.own_of_pid(*pid, owner)?,
-        };
-        for id in &ids {
-            self.end(*id);
-        }
-        Ok(ids)
-    }
-
-    fn own(&self, text: &str, owner: &str) -> Result<WatchId, WatchError> {
-        let id = self.find(text)?;
-        match self.watches.get(&id) {
-            Some(watch) if watch.owner != owner => Err(WatchError::NotTheOwner {
-                watch_id: id,
-                owner: watch.owner.clone(),
-            }),
-            _ => Ok(id),
-        }
-    }
-
-    fn own_of_pid(&self, pid: u32, owner: &str) -> Result<Vec<WatchId>, WatchError> {
-        let of_pid = |watch: &Watch| watch.target.selector == Some(v1::target::Selector::Pid(pid));
-        let (own, others): (Vec<_>, Vec<_>) = self
-            .watches
-            .iter()
-            .filter(|(_, watch)| of_pid(watch))
-            .partition(|(_, watch)| watch.owner == owner);
-        if own.is_empty() {
-            return Err(WatchError::NoneOfOwn {
-                pid,
-                owner: owner.to_owned(),
-                others: others.len(),
+        if process.exited || has_exited {
+            return Err(WatchError::Exited {
+                pid: process.id.tgid,
             });
         }
-        Ok(own.into_iter().map(|(id, _)| *id).collect())
+        let is_new = !process.watches.contains(&id);
+        let family = process.family;
+        // First what may fail.
+        let is_followed = follows && self.follow(id, slot, family)?;
+        if is_new {
+            let reading = self.kernel.read(slot);
+            self.add_member(id, slot, reading);
+            if let Some(process) = self.table.get_mut(slot) {
+                insert(&mut process.watches, id);
+            }
+        }
+        Ok(is_new || is_followed)
     }
 
-    /// Ends one watch, and with the last of a process its counting.
-    fn end(&mut self, id: WatchId) {
-        let Some(watch) = self.watches.remove(&id) else {
-            return;
+    /// Puts a process on the allow-list that is not on it, or only without a slot
+    /// of its own.
+    fn enlist(
+        &mut self,
+        id: WatchId,
+        process: ProcessId,
+        about: &v1::Process,
+        follows: bool,
+        past: Past,
+        exit: &mut Option<ExitGuard>,
+    ) -> Result<bool, WatchError> {
+        // Where it shares a slot, its watches come with it.
+        let shares = self.kernel.shares(process.tgid);
+        let shared = shares.and_then(|slot| self.table.families.get(&slot));
+        let mut watches = shared.map_or_else(Vec::new, |family| family.watches.clone());
+        let mut following = match shared {
+            Some(family) if family.follows => family.watches.clone(),
+            _ => Vec::new(),
         };
-        let Some(tracked) = self.processes.get_mut(&watch.process) else {
-            return;
-        };
-        tracked.watches -= 1;
-        if tracked.watches == 0 {
-            // If it has exited, its pid may be another process's by now.
-            if !tracked.exited {
-                self.kernel.deny(watch.process.tgid);
-            }
-            self.slots.give_back(tracked.slot);
-            self.processes.remove(&watch.process);
+        let is_new = !watches.contains(&id);
+        insert(&mut watches, id);
+        if follows {
+            insert(&mut following, id);
         }
+
+        let slot = match self.room(id) {
+            Ok(()) => self
+                .resting
+                .take_back(process)
+                .or_else(|| self.kernel.take()),
+            Err(full) if past == Past::Refuse => return Err(full),
+            Err(_) => None,
+        };
+        let Some(slot) = slot else {
+            let limit = self.limits.max_processes;
+            if past == Past::Refuse {
+                return Err(WatchError::TooManyProcesses { limit });
+            }
+            if !is_new {
+                return Ok(false);
+            }
+            return self.share(process, watches, following);
+        };
+        let family = match self.family_for(following) {
+            Ok(family) => family,
+            Err(error) => {
+                self.resting.give(slot, false);
+                return Err(error);
+            }
+        };
+        // Before it is listed: from then on it counts.
+        let baseline = self.kernel.read(slot);
+        if let Err(error) = self.kernel.allow(process, slot, family) {
+            self.resting.give(slot, false);
+            return Err(error.into());
+        }
+        let mut about = about.clone();
+        // Told where it costs nothing (see the API).
+        about.cgroup.clear();
+        self.table.insert(
+            slot,
+            Process {
+                id: process,
+                about,
+                watches: watches.clone(),
+                family,
+                exited: false,
+                awaits_exit: false,
+                execs: self.kernel.life(slot).execs,
+                reading: baseline,
+                _exit: exit.take(),
+            },
+        );
+        for watch in watches {
+            self.add_member(watch, slot, baseline);
+        }
+        if family.is_some() {
+            self.set_budgets();
+        }
+        Ok(true)
+    }
+
+    /// Whether the watch may have another process in a slot of its own.
+    fn room(&self, id: WatchId) -> Result<(), WatchError> {
+        let limit = self.limits.max_processes;
+        if self.table.len() >= limit {
+            return Err(WatchError::TooManyProcesses { limit });
+        }
+        let limit = self.limits.max_processes_per_watch;
+        let members = self.watches.get(&id).map_or(0, |it| it.members.len());
+        if members >= limit as usize {
+            return Err(WatchError::TooManyProcessesOfWatch { limit });
+        }
+        Ok(())
+    }
+
+    fn add_member(&mut self, id: WatchId, slot: Slot, baseline: Counters) {
+        if let Some(watch) = self.watches.get_mut(&id) {
+            watch.members.push(Member::new(slot, baseline));
+        }
+    }
+
+    /// Takes note of the children that the kernel has listed.
+    pub(crate) fn settle(&mut self) {
+        let births = self.kernel.births();
+        if births.is_empty() {
+            return;
+        }
+        for birth in births {
+            self.born(birth);
+        }
+        self.set_budgets();
+    }
+
+    fn born(&mut self, birth: Birth) {
+        let Birth {
+            slot,
+            process,
+            family,
+            name,
+        } = birth;
+        if let Some(predecessor) = self.table.running(process.tgid) {
+            self.exited_in(predecessor);
+        }
+        let Some(watches) = self
+            .table
+            .families
+            .get(&family)
+            .map(|it| it.watches.clone())
+        else {
+            // The family ended while it was being born.
+            let denied = self.kernel.deny(process.tgid, slot);
+            self.resting.give(slot, !denied);
+            return;
+        };
+        let baseline = self.idle_reading(slot);
+        self.table.insert(
+            slot,
+            Process {
+                id: process,
+                about: v1::Process {
+                    pid: process.tgid,
+                    start_time_ns: process.start_time_ns,
+                    name: printable(&name),
+                    ..v1::Process::default()
+                },
+                watches: watches.clone(),
+                family: Some(family),
+                exited: false,
+                awaits_exit: false,
+                execs: 0,
+                reading: baseline,
+                _exit: None,
+            },
+        );
+        for watch in watches {
+            self.add_member(watch, slot, baseline);
+        }
+    }
+
+    fn idle_reading(&self, slot: Slot) -> Counters {
+        let reading = self.idle_readings.get(slot.0 as usize);
+        reading.copied().unwrap_or_default()
     }
 
     /// Waits until a watched process has exited. A call that is dropped while
     /// it waits loses nothing.
-    pub(crate) async fn next_exit(&mut self) -> ProcessKey {
+    pub(crate) async fn next_exit(&mut self) -> ProcessId {
         self.exits.next().await
     }
 
-    /// Stops counting a process that has exited; its watches stay for one more
-    /// sample.
-    pub(crate) fn exited(&mut self, key: ProcessKey) {
-        if let Some(tracked) = self.processes.get_mut(&key)
-            && !tracked.exited
+    /// Stops counting a process that has exited; it stays in its watches for one
+    /// more sample.
+    pub(crate) fn exited(&mut self, process: ProcessId) {
+        if let Some(slot) = self.table.running(process.tgid)
+            && self.table.get(slot).is_some_and(|it| it.id == process)
         {
-            tracked.exited = true;
-            self.kernel.deny(key.tgid);
+            self.exited_in(slot);
         }
+    }
+
+    fn exited_in(&mut self, slot: Slot) {
+        let Some(process) = self.table.get_mut(slot) else {
+            return;
+        };
+        let tgid = process.id.tgid;
+        if !process.exited {
+            process.exited = true;
+            process.awaits_exit = !self.kernel.deny(tgid, slot);
+        }
+        self.table.stops_running(tgid, slot);
     }
 
     /// Reads the counters of every watched process.
     pub(crate) fn read(&mut self) {
-        for tracked in self.processes.values_mut() {
-            tracked.reading = self.kernel.read(tracked.slot);
+        self.settle();
+        // Before the counters: whoever counts later keeps the family alive.
+        self.count_sharers();
+        for (slot, family) in &mut self.table.families {
+            family.idle = family.sharers == 0 && family.parents == 0;
+            family.reading = self.kernel.read(*slot);
+        }
+        let mut gone = Vec::new();
+        for (slot, process) in self.table.iter_mut() {
+            // Before the counters: what has exited sends no more.
+            let life = self.kernel.life(slot);
+            if life.exited {
+                process.awaits_exit = false;
+                if !process.exited {
+                    process.exited = true;
+                    gone.push((process.id.tgid, slot));
+                }
+            }
+            if life.execs != process.execs {
+                process.execs = life.execs;
+                process.about.name = printable(&self.kernel.name(slot));
+            }
+            process.reading = self.kernel.read(slot);
+        }
+        for (tgid, slot) in gone {
+            self.table.stops_running(tgid, slot);
         }
     }
 
     /// What each watch has counted from the reading before to the last one, in
-    /// order of watch id.
-    pub(crate) fn diff(&mut self) -> Vec<v1::NetIoSample> {
+    /// order of watch id; `detail`: with each process's part.
+    pub(crate) fn diff(&mut self, detail: bool) -> Vec<v1::NetIoSample> {
+        let table = &self.table;
         self.watches
             .iter_mut()
-            .filter_map(|(id, watch)| {
-                let tracked = self.processes.get(&watch.process)?;
-                let total = tracked.reading - watch.baseline;
-                let interval = total - watch.total;
-                watch.total = total;
-                Some(sample(*id, tracked, interval, total))
-            })
+            .map(|(id, watch)| samples::take(*id, watch, table, detail))
             .collect()
-    }
-
-    /// Forgets the processes that have exited, now that they had their last
-    /// sample, and lets the slots rest on.
-    pub(crate) fn retire(&mut self) {
-        let processes = &self.processes;
-        let over: Vec<_> = self
-            .watches
-            .iter()
-            .filter(|(_, watch)| processes.get(&watch.process).is_some_and(|it| it.exited))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in over {
-            self.end(id);
-        }
-        self.slots.tick();
     }
 
     /// Every watch, in order.
-    pub(crate) fn list(&self) -> Vec<v1::Watch> {
-        self.watches
-            .iter()
-            .filter_map(|(id, watch)| {
-                let tracked = self.processes.get(&watch.process)?;
-                Some(describe(*id, watch, tracked.process.clone()))
-            })
-            .collect()
+    pub(crate) fn list(&mut self, now: Instant) -> Vec<v1::Watch> {
+        self.settle();
+        self.count_sharers();
+        let mut room = MAX_LISTED;
+        let mut watches = Vec::new();
+        for (id, watch) in &self.watches {
+            let told = samples::describe(*id, watch, &self.table, &self.leases, now, room);
+            room -= told.processes.len();
+            watches.push(told);
+        }
+        watches
     }
 
-    /// The watch that a caller means.
-    pub(crate) fn find(&self, text: &str) -> Result<WatchId, WatchError> {
-        WatchId::parse(text)
-            .filter(|id| self.watches.contains_key(id))
-            .ok_or_else(|| WatchError::NotFound {
-                watch_id: text.to_owned(),
-            })
+    /// One watch.
+    pub(crate) fn describe(&mut self, id: WatchId, now: Instant) -> Option<v1::Watch> {
+        self.settle();
+        self.count_sharers();
+        let watch = self.watches.get(&id)?;
+        let (table, leases) = (&self.table, &self.leases);
+        Some(samples::describe(id, watch, table, leases, now, MAX_LISTED))
+    }
+
+    /// The watches that processes join when they match later, if they have changed
+    /// since the last call.
+    pub(crate) fn changed_rules(&mut self) -> Option<Vec<Rule>> {
+        if !std::mem::take(&mut self.rules_changed) {
+            return None;
+        }
+        let watches = self.watches.iter();
+        let rules = watches.filter(|(_, watch)| watch.selector.is_rule());
+        let rules = rules.map(|(id, watch)| Rule {
+            id: *id,
+            selector: watch.selector.clone(),
+            follow: watch.follow,
+        });
+        Some(rules.collect())
     }
 }
 
-fn describe(id: WatchId, watch: &Watch, process: v1::Process) -> v1::Watch {
-    v1::Watch {
-        watch_id: id.to_string(),
-        target: Some(watch.target),
-        process: Some(process),
-        owner: watch.owner.clone(),
-        create_time: Some(watch.create_time),
-    }
-}
-
-fn sample(id: WatchId, tracked: &Tracked, interval: Counters, total: Counters) -> v1::NetIoSample {
-    let state = if tracked.exited {
-        v1::ProcessState::Exited
-    } else {
-        v1::ProcessState::Running
-    };
-    v1::NetIoSample {
-        watch_id: id.to_string(),
-        process: Some(tracked.process.clone()),
-        state: state.into(),
-        sent_bytes: interval.sent_bytes,
-        received_bytes: interval.received_bytes,
-        sent_calls: interval.sent_calls,
-        received_calls: interval.received_calls,
-        sent_bytes_total: total.sent_bytes,
-        received_bytes_total: total.received_bytes,
-        sent_calls_total: total.sent_calls,
-        received_calls_total: total.received_calls,
+/// Inserts into a list in order that has no doubles.
+fn insert(watches: &mut Vec<WatchId>, id: WatchId) {
+    if let Err(place) = watches.binary_search(&id) {
+        watches.insert(place, id);
     }
 }

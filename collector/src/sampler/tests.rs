@@ -5,13 +5,16 @@ use tokio_stream::StreamExt as _;
 
 use super::*;
 use crate::{
+    Limits,
     hub::Subscription,
     kernel::fake::FakeKernel,
-    process::{Processes as _, fake::FakeProcesses},
+    processes::{Processes as _, Selector, fake::FakeProcesses},
     ticker::fake::FakeClock,
+    watches::Follow,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_secs(60);
 
 struct Bench {
     kernel: FakeKernel,
@@ -25,10 +28,14 @@ struct Bench {
 /// A sampler that began a quarter of a second past the full one.
 fn bench() -> Bench {
     let kernel = FakeKernel::new(64);
+    let limits = Limits {
+        max_watches: 32,
+        ..Limits::default()
+    };
     let hub = Arc::new(Hub::new(8));
-    let ticks = hub.subscribe().unwrap();
+    let ticks = hub.subscribe(false).unwrap();
     let (sampler, commands) = Sampler::new(
-        Watches::new(Box::new(kernel.clone()), 32),
+        Watches::new(Box::new(kernel.clone()), limits),
         Arc::new(FakeClock::at(Duration::from_millis(5_250))),
         SECOND,
         hub,
@@ -47,10 +54,19 @@ fn bench() -> Bench {
 
 impl Bench {
     async fn watch(&self, pid: u32) -> String {
-        let found = self.processes.find(pid).unwrap();
-        let target = v1::Target::default();
-        let watch = self.commands.watch(target, found, "a".to_owned()).await;
-        watch.unwrap().watch_id
+        let watch = self.commands.watch(self.order(pid)).await;
+        watch.unwrap().to_string()
+    }
+
+    fn order(&self, pid: u32) -> Order {
+        Order {
+            target: v1::Target::pid(pid),
+            selector: Selector::Pid(pid),
+            owner: "a".to_owned(),
+            follow: Follow::Never,
+            lease_ttl: Some(LEASE),
+            found: vec![self.processes.find(pid).unwrap()],
+        }
     }
 
     async fn tick(&mut self) -> v1::SubscribeResponse {
@@ -147,12 +163,32 @@ async fn an_exit_ends_counting_at_once_and_the_watch_at_the_tick() {
 async fn a_watch_whose_caller_has_gone_does_not_stay() {
     let bench = bench();
     bench.processes.start(7, 1);
-    let found = bench.processes.find(7).unwrap();
-    let gone = bench
-        .commands
-        .watch(v1::Target::default(), found, "a".to_owned());
+    let gone = bench.commands.watch(bench.order(7));
     let unanswered = tokio::time::timeout(Duration::ZERO, gone).await;
     assert!(unanswered.is_err());
+    assert!(bench.commands.list().await.unwrap().is_empty());
+    assert!(bench.kernel.with(|it| it.allowed.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_runs_out_between_ticks_too() {
+    let mut bench = bench();
+    bench.processes.start(7, 1);
+    bench.tick().await;
+    let order = Order {
+        lease_ttl: Some(Duration::from_millis(1_300)),
+        ..bench.order(7)
+    };
+    let id = bench.commands.watch(order).await.unwrap().to_string();
+    advance(Duration::from_millis(1_200)).await;
+    let told = bench.commands.list().await.unwrap().remove(0);
+    let left: Duration = told.lease.unwrap().remaining.unwrap().try_into().unwrap();
+    assert!(about(left, 100), "{left:?}");
+    let renewed = bench.commands.renew(vec![id], "a".to_owned()).await;
+    renewed.unwrap();
+    advance(Duration::from_millis(1_200)).await;
+    assert_eq!(bench.commands.list().await.unwrap().len(), 1);
+    advance(Duration::from_millis(110)).await;
     assert!(bench.commands.list().await.unwrap().is_empty());
     assert!(bench.kernel.with(|it| it.allowed.is_empty()));
 }

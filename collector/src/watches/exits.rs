@@ -8,17 +8,16 @@ use std::future::pending;
 
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::ProcessKey;
-use crate::process::ExitSignal;
+use crate::{kernel::ProcessId, processes::ExitSignal};
 
 #[derive(Default)]
 pub(super) struct Exits {
-    tasks: JoinSet<ProcessKey>,
+    tasks: JoinSet<ProcessId>,
 }
 
 impl Exits {
     /// Called within a tokio runtime.
-    pub(super) fn add(&mut self, key: ProcessKey, exited: ExitSignal) -> ExitGuard {
+    pub(super) fn add(&mut self, key: ProcessId, exited: ExitSignal) -> ExitGuard {
         ExitGuard(self.tasks.spawn(async move {
             exited.await;
             key
@@ -27,7 +26,7 @@ impl Exits {
 
     /// Waits for the next exit; for ever, if no process is left to exit. A call
     /// that is dropped while it waits loses nothing.
-    pub(super) async fn next(&mut self) -> ProcessKey {
+    pub(super) async fn next(&mut self) -> ProcessId {
         loop {
             match self.tasks.join_next().await {
                 Some(Ok(key)) => return key,

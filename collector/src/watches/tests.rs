@@ -1,40 +1,78 @@
 //! The registry against a kernel made of a table, and against a model.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
-    kernel::fake::FakeKernel,
-    process::{Processes as _, fake::FakeProcesses},
-    server::rig::RefusingKernel,
+    kernel::{KernelInfo, fake::FakeKernel, refusing::RefusingKernel},
+    processes::{Processes as _, fake::FakeProcesses},
 };
 
+mod children;
 mod model;
 
-const SLOTS: u32 = 8;
+const TTL: Duration = Duration::from_secs(10);
 
 struct Bench {
     kernel: FakeKernel,
     processes: FakeProcesses,
     watches: Watches,
+    now: Instant,
 }
 
 impl Bench {
     fn new(max_watches: u32) -> Self {
-        let kernel = FakeKernel::new(SLOTS);
+        Self::within(Limits {
+            max_watches,
+            ..Limits::default()
+        })
+    }
+
+    fn within(limits: Limits) -> Self {
+        Self::with_slots(limits, limits.slots())
+    }
+
+    fn with_slots(limits: Limits, slots: u32) -> Self {
+        let kernel = FakeKernel::new(slots);
         Self {
-            watches: Watches::new(Box::new(kernel.clone()), max_watches),
+            watches: Watches::new(Box::new(kernel.clone()), limits),
             processes: FakeProcesses::default(),
             kernel,
+            now: Instant::now(),
         }
     }
 
     fn add(&mut self, pid: u32, owner: &str) -> Result<v1::Watch, WatchError> {
+        let id = self.begin(Selector::Pid(pid), Follow::Never, owner)?;
+        match self.join(id, pid) {
+            Ok(_) => Ok(self.watches.describe(id, self.now).unwrap()),
+            Err(error) => {
+                self.watches.end(id);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        selector: Selector,
+        follow: Follow,
+        owner: &str,
+    ) -> Result<WatchId, WatchError> {
         let new = NewWatch {
-            target: target(pid),
-            found: self.processes.find(pid).unwrap(),
+            target: v1::Target::default(),
+            selector,
+            follow,
             owner: owner.to_owned(),
+            lease_ttl: Some(TTL),
             create_time: Timestamp::default(),
         };
-        self.watches.add(new)
+        self.watches.begin(new, self.now)
+    }
+
+    fn join(&mut self, id: WatchId, pid: u32) -> Result<bool, WatchError> {
+        let found = self.processes.find(pid).unwrap();
+        self.watches.join(id, found, false, Past::Refuse)
     }
 
     fn remove(&mut self, id: &str, owner: &str) -> Result<Vec<WatchId>, WatchError> {
@@ -43,16 +81,22 @@ impl Bench {
 
     fn tick(&mut self) -> Vec<v1::NetIoSample> {
         self.watches.read();
-        let samples = self.watches.diff();
-        self.watches.retire();
+        let samples = self.watches.diff(true);
+        self.watches.retire(self.now);
         samples
     }
 
+    /// The exit is noticed by its pidfd.
     async fn exit(&mut self, pid: u32) {
         self.processes.exit(pid);
-        let key = self.watches.next_exit().await;
-        assert_eq!(key.tgid, pid);
-        self.watches.exited(key);
+        self.kernel.exit(pid);
+        let process = self.watches.next_exit().await;
+        assert_eq!(process.tgid, pid);
+        self.watches.exited(process);
+    }
+
+    fn list(&mut self) -> Vec<v1::Watch> {
+        self.watches.list(self.now)
     }
 
     fn allowed(&self) -> Vec<u32> {
@@ -61,12 +105,6 @@ impl Bench {
 
     fn slot(&self, pid: u32) -> Slot {
         self.kernel.with(|it| it.allowed[&pid])
-    }
-}
-
-fn target(pid: u32) -> v1::Target {
-    v1::Target {
-        selector: Some(v1::target::Selector::Pid(pid)),
     }
 }
 
@@ -86,7 +124,7 @@ async fn samples_are_differences_and_totals() {
     bench.processes.start(7, 1);
     let watch = bench.add(7, "a").unwrap();
     assert_eq!(watch.watch_id, "w-1");
-    assert_eq!(watch.process.unwrap().name, "process-7");
+    assert_eq!(watch.processes[0].name, "process-7");
     bench.kernel.traffic(7, 10, 3);
     bench.kernel.traffic(7, 10, 0);
     let sample = bench.tick().remove(0);
@@ -137,17 +175,18 @@ async fn only_own_watches_can_be_ended() {
     let unknown = bench.remove("w-9", "a").unwrap_err();
     assert!(matches!(unknown, WatchError::NotFound { .. }));
 
-    let ended = bench.watches.remove(&Selection::Pid(7), "a").unwrap();
+    let ended = bench
+        .watches
+        .remove(&Selection::Selector(Selector::Pid(7)), "a")
+        .unwrap();
     assert_eq!(ended, [WatchId(1), WatchId(4)]);
     assert_eq!(bench.allowed(), [7, 8]);
-    let none_left = bench.watches.remove(&Selection::Pid(7), "a").unwrap_err();
-    assert!(matches!(none_left, WatchError::NoneOfOwn { others: 1, .. }));
-    let ids: Vec<_> = bench
+    let none_left = bench
         .watches
-        .list()
-        .into_iter()
-        .map(|it| it.watch_id)
-        .collect();
+        .remove(&Selection::Selector(Selector::Pid(7)), "a")
+        .unwrap_err();
+    assert!(matches!(none_left, WatchError::NoneOfOwn { others: 1, .. }));
+    let ids: Vec<_> = bench.list().into_iter().map(|it| it.watch_id).collect();
     assert_eq!(ids, ["w-2", "w-3"]);
 }
 
@@ -159,7 +198,7 @@ async fn the_limit_holds_and_an_end_makes_room() {
     bench.add(7, "a").unwrap();
     let refused = bench.add(7, "a").unwrap_err();
     assert!(matches!(refused, WatchError::TooManyWatches { limit: 2 }));
-    assert_eq!(bench.watches.list().len(), 2);
+    assert_eq!(bench.list().len(), 2);
     bench.remove("w-1", "a").unwrap();
     assert_eq!(bench.add(7, "a").unwrap().watch_id, "w-3");
 }
@@ -199,8 +238,8 @@ async fn the_next_user_of_a_pid_is_a_process_of_its_own() {
     bench.processes.start(7, 2);
     bench.add(7, "b").unwrap();
     bench.kernel.traffic(7, 5, 0);
-    let key = bench.watches.next_exit().await;
-    bench.watches.exited(key);
+    let predecessor = bench.watches.next_exit().await;
+    bench.watches.exited(predecessor);
     assert_eq!(bench.allowed(), [7]);
 
     let samples = bench.tick();
@@ -226,54 +265,184 @@ async fn an_ended_watch_leaves_a_pids_next_user_alone() {
 
 #[tokio::test]
 async fn a_slot_in_use_or_resting_is_not_handed_out() {
-    let mut bench = Bench::new(100);
-    for pid in 1..=SLOTS {
+    let limits = Limits {
+        max_watches: 1,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with_slots(limits, 2); // one is kept for families
+    for pid in [7, 8] {
         bench.processes.start(pid, 1);
-        bench.add(pid, "a").unwrap();
     }
-    bench.processes.start(99, 1);
-    let refused = bench.add(99, "a").unwrap_err();
-    assert!(matches!(refused, WatchError::NoFreeSlot { limit: 100 }));
-    let freed = bench.slot(1);
+    bench.add(7, "a").unwrap();
+    let freed = bench.slot(7);
     bench.remove("w-1", "a").unwrap();
-    assert!(bench.add(99, "a").is_err());
-    bench.tick();
-    assert!(bench.add(99, "a").is_err());
-    bench.tick();
-    bench.add(99, "a").unwrap();
-    assert_eq!(bench.slot(99), freed);
+    for _ in 0..2 {
+        let refused = bench.add(8, "a").unwrap_err();
+        assert!(matches!(refused, WatchError::TooManyProcesses { .. }));
+        bench.tick();
+    }
+    bench.add(8, "a").unwrap();
+    assert_eq!(bench.slot(8), freed);
 }
 
 #[tokio::test]
-async fn a_new_watch_tells_the_present_name() {
+async fn a_process_may_have_its_resting_slot_back() {
+    let limits = Limits {
+        max_watches: 1,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with_slots(limits, 2);
+    bench.processes.start(7, 1);
+    for round in 1..=100 {
+        let id = bench.add(7, "a").unwrap().watch_id;
+        bench.kernel.traffic(7, round, 0);
+        if round % 10 == 0 {
+            assert_eq!(bytes(&bench.tick()[0]), [round, round, 0, 0]);
+        }
+        bench.remove(&id, "a").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_owner_has_a_limit_of_its_own() {
+    let mut bench = Bench::within(Limits {
+        max_watches_per_owner: 2,
+        ..Limits::default()
+    });
+    bench.processes.start(7, 1);
+    for owner in ["a", "a", "b"] {
+        bench.add(7, owner).unwrap();
+    }
+    let refused = bench.add(7, "a").unwrap_err();
+    assert!(matches!(
+        refused,
+        WatchError::TooManyWatchesOfOwner { limit: 2, .. }
+    ));
+    bench.add(7, "b").unwrap();
+}
+
+#[tokio::test]
+async fn the_limits_of_processes_refuse_a_watch_and_leave_the_rest_exact() {
+    let mut bench = Bench::within(Limits {
+        max_processes: 2,
+        max_processes_per_watch: 1,
+        ..Limits::default()
+    });
+    for pid in [7, 8, 9] {
+        bench.processes.start(pid, 1);
+    }
+    bench.add(7, "a").unwrap();
+    let rule = bench
+        .begin(Selector::Name("x".to_owned()), Follow::Never, "a")
+        .unwrap();
+    bench.join(rule, 8).unwrap();
+    let refused = bench.join(rule, 9).unwrap_err();
+    assert!(matches!(refused, WatchError::TooManyProcesses { limit: 2 }));
+    bench.remove("w-1", "a").unwrap();
+    let refused = bench.join(rule, 9).unwrap_err();
+    assert!(matches!(
+        refused,
+        WatchError::TooManyProcessesOfWatch { limit: 1 }
+    ));
+    bench.kernel.traffic(8, 5, 0);
+    bench.kernel.traffic(9, 1000, 0);
+    assert_eq!(bytes(&bench.tick()[0]), [5, 5, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_process_that_executes_keeps_its_watch_and_changes_its_name() {
     let mut bench = Bench::new(8);
     bench.processes.start(7, 1);
     bench.add(7, "a").unwrap();
-    let mut new = NewWatch {
-        target: target(7),
-        found: bench.processes.find(7).unwrap(),
-        owner: "a".to_owned(),
-        create_time: Timestamp::default(),
-    };
-    new.found.process.name = "executed".to_owned();
-    bench.watches.add(new).unwrap();
-    let names: Vec<_> = bench
-        .tick()
-        .into_iter()
-        .map(|sample| sample.process.unwrap().name)
-        .collect();
-    assert_eq!(names, ["executed", "executed"]);
+    bench.kernel.traffic(7, 1, 0);
+    bench.kernel.exec(7, "executed");
+    bench.kernel.traffic(7, 2, 0);
+    let sample = bench.tick().remove(0);
+    assert_eq!(bytes(&sample), [3, 3, 0, 0]);
+    assert_eq!(sample.process.unwrap().name, "executed");
+}
+
+#[tokio::test]
+async fn a_lease_that_runs_out_ends_the_watch() {
+    let mut bench = Bench::new(8);
+    bench.processes.start(7, 1);
+    bench.add(7, "a").unwrap();
+    bench.add(7, "a").unwrap();
+    let held = bench
+        .watches
+        .hold(&["w-2".to_owned()], "a", bench.now)
+        .unwrap();
+    assert_eq!(held.len(), 1);
+    assert_eq!(bench.watches.next_expiry(), Some(bench.now + TTL));
+    assert_eq!(bench.watches.expire(bench.now + TTL), [WatchId(1)]);
+    drop(held);
+    assert_eq!(bench.allowed(), [7]);
+    assert_eq!(bench.watches.expire(bench.now + 2 * TTL), [WatchId(2)]);
+    assert!(bench.allowed().is_empty() && bench.tick().is_empty());
+}
+
+#[tokio::test]
+async fn leases_are_renewed_and_held_by_their_owner_only() {
+    let mut bench = Bench::new(8);
+    bench.processes.start(7, 1);
+    bench.add(7, "a").unwrap();
+    bench.add(7, "b").unwrap();
+    let both = ["w-1".to_owned(), "w-2".to_owned()];
+    let later = bench.now + TTL / 2;
+    let refused = bench.watches.renew(&both, "a", later).unwrap_err();
+    assert!(matches!(refused, WatchError::NotTheOwner { .. }));
+    // None was renewed; and a hold is on one's own alone.
+    let held = bench.watches.hold(&both, "b", bench.now).unwrap();
+    assert_eq!(held.len(), 1);
+    assert_eq!(bench.watches.expire(bench.now + TTL), [WatchId(1)]);
+    bench.watches.renew(&both[1..], "b", later).unwrap();
+    let unknown = bench.watches.renew(&both, "b", later).unwrap_err();
+    assert!(matches!(unknown, WatchError::NotFound { .. }));
+}
+
+#[tokio::test]
+async fn a_rule_goes_on_without_processes() {
+    let mut bench = Bench::new(8);
+    let rule = bench
+        .begin(Selector::Name("db".to_owned()), Follow::Never, "a")
+        .unwrap();
+    use v1::ProcessState::{Running, Waiting};
+    let sample = bench.tick().remove(0);
+    assert_eq!((sample.state(), sample.process), (Waiting, None));
+
+    let mut total = 0;
+    for start in 1..=3 {
+        bench.processes.start(7, start);
+        bench.join(rule, 7).unwrap();
+        bench.kernel.traffic(7, 10, 0);
+        total += 10;
+        let sample = bench.tick().remove(0);
+        assert_eq!(sample.state(), Running);
+        assert_eq!(bytes(&sample), [10, total, 0, 0]);
+        bench.kernel.traffic(7, 1, 0);
+        total += 1;
+        bench.exit(7).await;
+        let sample = bench.tick().remove(0);
+        assert_eq!((sample.state(), sample.process_count), (Waiting, 1));
+        assert_eq!(bytes(&sample), [1, total, 0, 0]);
+        assert_eq!(sample.process.unwrap().start_time_ns, start);
+        assert_eq!(bytes(&bench.tick()[0]), [0, total, 0, 0]);
+    }
+    assert_eq!(bench.list()[0].process_count, 0);
 }
 
 #[tokio::test]
 async fn a_refusal_of_the_kernel_costs_no_slot() {
     let not_attached = |_| AllowError::NotAttached("why".to_owned());
     let mut bench = Bench::new(8);
-    bench.watches = Watches::new(Box::new(RefusingKernel::new(not_attached)), 8);
+    bench.watches = Watches::new(
+        Box::new(RefusingKernel::new(KernelInfo::default(), not_attached)),
+        Limits::default(),
+    );
     bench.processes.start(7, 1);
     for _ in 0..3 {
         let refused = bench.add(7, "a").unwrap_err();
         assert!(matches!(refused, WatchError::NotAllowed(_)), "{refused}");
     }
-    assert!(bench.watches.list().is_empty());
+    assert!(bench.list().is_empty());
 }
