@@ -9,11 +9,13 @@ use std::{
     ffi::OsString,
     io,
     net::{SocketAddr, ToSocketAddrs as _},
+    ops::RangeInclusive,
     path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
+use netio::v1::Target;
 use netio_collector::{Limits, Options, probe::HookChoice};
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +24,7 @@ use crate::logging::LogFormat;
 mod given;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 pub(crate) use given::{Given, unknown_variables};
 use given::{Origin, variable};
@@ -84,15 +87,17 @@ impl Settings {
     fn validate(given: &[(Origin<'_>, Given)]) -> Result<Self, ConfigError> {
         let mut options = Options::default();
         if let Some((origin, text)) = first(given, |given| given.interval.clone()) {
-            options.interval = interval(&text).map_err(|why| origin.bad("interval", &text, why))?;
+            let range = Options::MIN_INTERVAL..=Options::MAX_INTERVAL;
+            options.interval =
+                duration(&text, range).map_err(|why| origin.bad("interval", &text, why))?;
         }
-        if let Some((origin, count)) = first(given, |given| given.max_watches) {
-            if !(1..=Limits::MAX_WATCHES).contains(&count) {
-                let problem = format!("is out of range: choose from 1 to {}", Limits::MAX_WATCHES);
-                return Err(origin.bad("max_watches", count, problem));
-            }
-            options.limits.max_watches = count;
+        if let Some((origin, text)) = first(given, |given| given.lease.clone()) {
+            let range = Limits::MIN_LEASE_TTL..=Limits::MAX_LEASE_TTL;
+            options.limits.default_lease_ttl =
+                duration(&text, range).map_err(|why| origin.bad("lease", &text, why))?;
         }
+        options.limits = limits(given, options.limits)?;
+        options.watches = standing(given)?;
         let (origin, log) = first(given, |given| given.log.clone())
             .unwrap_or_else(|| (Origin::Flags, "info".to_owned()));
         let log = EnvFilter::try_new(&log).map_err(|why| {
@@ -121,14 +126,63 @@ fn first<'a, T>(
         .find_map(|(origin, given)| Some((*origin, setting(given)?)))
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text)
+fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
         .map_err(|why| format!("is no duration ({why}): try 1s or 500ms"))?;
-    let (min, max) = (Options::MIN_INTERVAL, Options::MAX_INTERVAL);
-    if !(min..=max).contains(&interval) {
+    if !range.contains(&duration) {
+        let (min, max) = range.into_inner();
         return Err(format!("is out of range: choose from {min:?} to {max:?}"));
     }
-    Ok(interval)
+    Ok(duration)
+}
+
+/// The limits that are numbers.
+fn limits(given: &[(Origin<'_>, Given)], mut limits: Limits) -> Result<Limits, ConfigError> {
+    type Setting = (&'static str, u32, fn(&Given) -> Option<u32>);
+    let set = |(key, most, setting): Setting, limit: &mut u32| {
+        if let Some((origin, count)) = first(given, setting) {
+            if !(1..=most).contains(&count) {
+                let problem = format!("is out of range: choose from 1 to {most}");
+                return Err(origin.bad(key, count, problem));
+            }
+            *limit = count;
+        }
+        Ok(())
+    };
+    let (watches, processes) = (Limits::MAX_WATCHES, Limits::MAX_PROCESSES);
+    set(
+        ("max_watches", watches, |it| it.max_watches),
+        &mut limits.max_watches,
+    )?;
+    set(
+        ("max_watches_per_owner", watches, |it| {
+            it.max_watches_per_owner
+        }),
+        &mut limits.max_watches_per_owner,
+    )?;
+    set(
+        ("max_processes", processes, |it| it.max_processes),
+        &mut limits.max_processes,
+    )?;
+    set(
+        ("max_processes_per_watch", processes, |it| {
+            it.max_processes_per_watch
+        }),
+        &mut limits.max_processes_per_watch,
+    )?;
+    Ok(limits)
+}
+
+/// The watches of the file.
+fn standing(given: &[(Origin<'_>, Given)]) -> Result<Vec<Target>, ConfigError> {
+    let all = given
+        .iter()
+        .flat_map(|(origin, given)| given.watch.iter().map(move |watch| (origin, watch)));
+    all.map(|(origin, watch)| {
+        let bad = |why| origin.bad("watch", format_args!("{watch:?}"), why);
+        watch.target().map_err(bad)
+    })
+    .collect()
 }
 
 fn listen(given: &[(Origin<'_>, Given)]) -> Result<Vec<Address>, ConfigError> {

@@ -60,6 +60,8 @@ pub(crate) struct Hub {
     newest: watch::Sender<Option<Arc<Tick>>>,
     places: Arc<Semaphore>,
     max_subscribers: u32,
+    /// Cloned into every subscription that wants each process's part.
+    per_process: Arc<()>,
 }
 
 /// There is no place for another subscriber.
@@ -77,7 +79,13 @@ impl Hub {
             newest: watch::Sender::new(None),
             places: Arc::new(Semaphore::new(max_subscribers as usize)),
             max_subscribers,
+            per_process: Arc::default(),
         }
+    }
+
+    /// Whether anybody wants each process's part in the samples.
+    pub(crate) fn wants_processes(&self) -> bool {
+        Arc::strong_count(&self.per_process) > 1
     }
 
     /// Gives every subscriber this tick, in place of one not yet read.
@@ -87,8 +95,9 @@ impl Hub {
         });
     }
 
-    /// Begins with the next tick after this call.
-    pub(crate) fn subscribe(&self) -> Result<Subscription, TooManySubscribers> {
+    /// Begins with the next tick after this call. `per_process`: with each
+    /// process's part in the samples.
+    pub(crate) fn subscribe(&self, per_process: bool) -> Result<Subscription, TooManySubscribers> {
         let place =
             Arc::clone(&self.places)
                 .try_acquire_owned()
@@ -104,6 +113,7 @@ impl Hub {
             ticks: WatchStream::from_changes(receiver),
             first: true,
             last_sequence: begun_after,
+            per_process: per_process.then(|| Arc::clone(&self.per_process)),
             _place: place,
         })
     }
@@ -121,7 +131,15 @@ pub(crate) struct Subscription {
     first: bool,
     /// The tick delivered last; at first, the newest when this began.
     last_sequence: u64,
+    per_process: Option<Arc<()>>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Subscription {
+    /// Whether it wants each process's part.
+    pub(crate) fn per_process(&self) -> bool {
+        self.per_process.is_some()
+    }
 }
 
 /// A tick, and what this subscriber was too slow for since the last one.
@@ -194,7 +212,7 @@ mod tests {
     async fn the_first_message_is_the_next_tick() {
         let hub = Hub::new(8);
         publish(&hub, 6);
-        let mut subscription = hub.subscribe().unwrap();
+        let mut subscription = hub.subscribe(false).unwrap();
         publish(&hub, 7);
         assert_eq!(next(&mut subscription).await, (7, 0));
         publish(&hub, 8);
@@ -205,7 +223,7 @@ mod tests {
     async fn nothing_comes_before_a_tick() {
         let hub = Hub::new(8);
         publish(&hub, 1);
-        let mut subscription = hub.subscribe().unwrap();
+        let mut subscription = hub.subscribe(false).unwrap();
         let wait = tokio::time::timeout(Duration::from_secs(9), subscription.next());
         assert!(wait.await.is_err());
     }
@@ -213,8 +231,8 @@ mod tests {
     #[tokio::test]
     async fn a_slow_subscriber_skips_and_another_misses_nothing() {
         let hub = Hub::new(8);
-        let mut slow = hub.subscribe().unwrap();
-        let mut quick = hub.subscribe().unwrap();
+        let mut slow = hub.subscribe(false).unwrap();
+        let mut quick = hub.subscribe(false).unwrap();
         publish(&hub, 1);
         assert_eq!(next(&mut slow).await, (1, 0));
         assert_eq!(next(&mut quick).await, (1, 0));
@@ -253,7 +271,7 @@ mod tests {
     async fn a_process_that_exits_in_a_skipped_tick_is_told_late_and_once() {
         let hub = Hub::new(8);
         publish_exit(&hub, 1, 11); // before anybody subscribed
-        let mut slow = hub.subscribe().unwrap();
+        let mut slow = hub.subscribe(false).unwrap();
         publish_exit(&hub, 2, 22);
         publish(&hub, 3);
         assert_eq!(late_totals(&mut slow).await, [22]);
@@ -269,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn last_samples_are_kept_up_to_a_limit() {
         let hub = Hub::new(8);
-        let mut slow = hub.subscribe().unwrap();
+        let mut slow = hub.subscribe(false).unwrap();
         let exits = MAX_LAST_SAMPLES as u64 + 10;
         for sequence in 1..=exits {
             publish_exit(&hub, sequence, sequence);
@@ -283,7 +301,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_subscriber_holds_one_tick_only() {
         let hub = Hub::new(8);
-        let slow = hub.subscribe().unwrap();
+        let slow = hub.subscribe(false).unwrap();
         publish(&hub, 1);
         let first = Arc::downgrade(&hub.newest.borrow().clone().unwrap());
         publish(&hub, 2);
@@ -294,19 +312,19 @@ mod tests {
     #[tokio::test]
     async fn the_limit_holds_and_a_dropped_subscription_makes_room() {
         let hub = Hub::new(2);
-        let first = hub.subscribe().unwrap();
-        let _second = hub.subscribe().unwrap();
+        let first = hub.subscribe(false).unwrap();
+        let _second = hub.subscribe(false).unwrap();
         assert_eq!(hub.subscribers(), 2);
-        assert_eq!(hub.subscribe().err().unwrap().max_subscribers, 2);
+        assert_eq!(hub.subscribe(false).err().unwrap().max_subscribers, 2);
         drop(first);
         assert_eq!(hub.subscribers(), 1);
-        assert!(hub.subscribe().is_ok());
+        assert!(hub.subscribe(false).is_ok());
     }
 
     #[tokio::test]
     async fn a_subscription_ends_with_the_hub() {
         let hub = Hub::new(2);
-        let mut subscription = hub.subscribe().unwrap();
+        let mut subscription = hub.subscribe(false).unwrap();
         publish(&hub, 1);
         drop(hub);
         assert_eq!(next(&mut subscription).await, (1, 0));

@@ -14,20 +14,25 @@
 
 use std::time::Duration;
 
+use netio::v1;
+
 pub mod doctor;
 pub mod kernel;
 pub mod probe;
 pub mod signals;
 
 mod btf;
+mod discovery;
+mod enrolment;
 mod hub;
-mod process;
+mod processes;
 mod rpc;
 mod sampler;
 mod server;
 mod ticker;
 mod watches;
 
+use processes::Selector;
 pub use server::{Listeners, MemoryConnector, RunError, run};
 
 /// How the collector runs.
@@ -37,6 +42,22 @@ pub struct Options {
     pub interval: Duration,
     /// What it refuses to exceed.
     pub limits: Limits,
+    /// Standing watches that it makes at its start; each selector is a rule
+    /// ([`check_rule`]).
+    pub watches: Vec<v1::Target>,
+}
+
+/// Fails, with what is wrong, unless the target's selector is a rule: one that
+/// processes can match at any time, which a pid is not.
+pub fn check_rule(target: &v1::Target) -> Result<(), String> {
+    let Some(selector) = &target.selector else {
+        return Err("names nothing to watch".to_owned());
+    };
+    match Selector::parse(selector) {
+        Ok(selector) if selector.is_rule() => Ok(()),
+        Ok(_) => Err("names a pid, which means another process after a restart".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl Options {
@@ -51,6 +72,7 @@ impl Default for Options {
         Self {
             interval: Duration::from_secs(1),
             limits: Limits::default(),
+            watches: Vec::new(),
         }
     }
 }
@@ -60,24 +82,51 @@ impl Default for Options {
 pub struct Limits {
     /// Watches in all.
     pub max_watches: u32,
+    /// Watches of one owner.
+    pub max_watches_per_owner: u32,
+    /// Processes that count in a slot of their own, in all watches.
+    pub max_processes: u32,
+    /// The same for one watch.
+    pub max_processes_per_watch: u32,
     /// Open Subscribe streams in all.
     pub max_subscribers: u32,
     /// Watch ids in one SubscribeRequest.
     pub max_watch_ids_per_subscription: u32,
+    /// The lease of a watch that asks for none.
+    pub default_lease_ttl: Duration,
 }
 
 impl Limits {
     /// The most that `max_watches` may be. A tick of so many samples, at up to
     /// 200 bytes each, stays below the 4 MiB that gRPC clients accept by default.
     pub const MAX_WATCHES: u32 = 16_384;
+    /// The most that `max_processes` may be.
+    pub const MAX_PROCESSES: u32 = 65_536;
+    /// The shortest lease: a client must be able to renew it in time.
+    pub const MIN_LEASE_TTL: Duration = Duration::from_secs(1);
+    /// The longest lease; what shall live longer is a standing watch.
+    pub const MAX_LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Slots for all that: a slot rests for a tick after its process has left, so
+    /// there are twice as many as processes; and each watch may need one for its
+    /// processes that find none.
+    pub(crate) fn slots(&self) -> u32 {
+        self.max_processes
+            .saturating_mul(2)
+            .saturating_add(self.max_watches)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_watches: 1024,
+            max_watches_per_owner: 512,
+            max_processes: 4096,
+            max_processes_per_watch: 4096,
             max_subscribers: 1024,
             max_watch_ids_per_subscription: 1024,
+            default_lease_ttl: Duration::from_secs(60),
         }
     }
 }

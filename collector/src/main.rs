@@ -50,7 +50,9 @@ struct Cli {
     given: Given,
 
     /// TOML file with any of the settings above, as listen = ["..."],
-    /// interval = "1s", max_watches = 1024, ... [env: NETIO_CONFIG]
+    /// interval = "1s", max_watches = 1024, ..., and with standing watches, each
+    /// a table: [[watch]] with name = "mariadbd", or port = 5432, cgroup, unit or
+    /// container, and perhaps follow_children = true [env: NETIO_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -147,7 +149,7 @@ async fn serve(listen: &[Address], options: Options, hooks: HookChoice) -> anyho
     let listeners = bind(listen)?;
     let kernel = probe::attach(&ProbeOptions {
         hooks,
-        max_watches: options.limits.max_watches,
+        limits: options.limits,
     });
     tell_blind_spots(&*kernel);
     info!(interval = ?options.interval, "counting");

@@ -5,14 +5,23 @@
 //! Holds no state of its own.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use netio::v1::{self, net_io_service_server::NetIoService, target, unwatch_request};
+use netio::v1::{
+    self, net_io_service_server::NetIoService, target, unwatch_request, watch_request::Life,
+};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    Limits, hub::Hub, process::Processes, sampler::Commands, server::Peer, watches::Selection,
+    Limits,
+    enrolment::{Enrolment, Wish},
+    hub::Hub,
+    processes::Selector,
+    sampler::Commands,
+    server::Peer,
+    watches::Selection,
 };
 
 mod status;
@@ -25,7 +34,7 @@ pub(crate) use stream::SampleStream;
 
 /// What the service works with.
 pub(crate) struct Service {
-    pub(crate) processes: Arc<dyn Processes>,
+    pub(crate) enrolment: Enrolment,
     pub(crate) commands: Commands,
     pub(crate) hub: Arc<Hub>,
     pub(crate) limits: Limits,
@@ -42,11 +51,24 @@ impl NetIoService for Service {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<v1::WatchResponse>, Status> {
         let owner = owner(&request)?;
-        let target = request.into_inner().target.unwrap_or_default();
-        let pid = pid(target)?
-            .ok_or_else(|| missing("TARGET_MISSING", "the request says not what to watch"))?;
-        let found = self.processes.find(pid)?;
-        let watch = self.commands.watch(target, found, owner).await?;
+        let v1::WatchRequest { target, wait, life } = request.into_inner();
+        let target = target.unwrap_or_default();
+        let selector = selector(target.selector.as_ref())?
+            .ok_or_else(|| invalid("TARGET_MISSING", "the request says not what to watch"))?;
+        if wait && !selector.is_rule() {
+            let message = format!(
+                "{selector} cannot be waited for: a pid names a process that is there;                  leave wait out, or name the process by a rule"
+            );
+            return Err(invalid("WAIT_INVALID", &message));
+        }
+        let wish = Wish {
+            target,
+            selector,
+            owner,
+            wait,
+            lease_ttl: self.lease_ttl(life)?,
+        };
+        let watch = self.enrolment.make(wish).await?;
         Ok(Response::new(v1::WatchResponse { watch: Some(watch) }))
     }
 
@@ -57,15 +79,28 @@ impl NetIoService for Service {
         let owner = owner(&request)?;
         let selection = match request.into_inner().selector {
             Some(unwatch_request::Selector::WatchId(id)) => Some(Selection::Id(id)),
-            Some(unwatch_request::Selector::Target(target)) => pid(target)?.map(Selection::Pid),
+            Some(unwatch_request::Selector::Target(target)) => {
+                selector(target.selector.as_ref())?.map(Selection::Selector)
+            }
             None => None,
         };
         let selection = selection.ok_or_else(|| {
             let what = "the request says not which watches to end: set watch_id, or a target";
-            missing("SELECTOR_MISSING", what)
+            invalid("SELECTOR_MISSING", what)
         })?;
         let watch_ids = self.commands.unwatch(selection, owner).await?;
         Ok(Response::new(v1::UnwatchResponse { watch_ids }))
+    }
+
+    async fn renew_watches(
+        &self,
+        request: Request<v1::RenewWatchesRequest>,
+    ) -> Result<Response<v1::RenewWatchesResponse>, Status> {
+        let owner = owner(&request)?;
+        let watch_ids = request.into_inner().watch_ids;
+        self.check_number(&watch_ids)?;
+        self.commands.renew(watch_ids, owner).await?;
+        Ok(Response::new(v1::RenewWatchesResponse {}))
     }
 
     async fn list_watches(
@@ -73,7 +108,18 @@ impl NetIoService for Service {
         _: Request<v1::ListWatchesRequest>,
     ) -> Result<Response<v1::ListWatchesResponse>, Status> {
         let watches = self.commands.list().await?;
+        let watches = self.enrolment.describe(watches).await;
         Ok(Response::new(v1::ListWatchesResponse { watches }))
+    }
+
+    async fn discover(
+        &self,
+        _: Request<v1::DiscoverRequest>,
+    ) -> Result<Response<v1::DiscoverResponse>, Status> {
+        let processes = Arc::clone(&self.enrolment.processes);
+        let databases = spawn_blocking(move || processes.databases()).await;
+        let databases = databases.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(v1::DiscoverResponse { databases }))
     }
 
     type SubscribeStream = SampleStream;
@@ -82,20 +128,15 @@ impl NetIoService for Service {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<SampleStream>, Status> {
-        let watch_ids = request.into_inner().watch_ids;
-        let limit = self.limits.max_watch_ids_per_subscription;
-        if watch_ids.len() > limit as usize {
-            let message = format!(
-                "{} watch ids are too many: name at most {limit}, or none to get every watch",
-                watch_ids.len()
-            );
-            let limit = ("limit", limit.to_string());
-            let reason = "TOO_MANY_WATCH_IDS";
-            return Err(status(Code::InvalidArgument, reason, message, [limit]));
-        }
-        self.commands.find(watch_ids.clone()).await?;
-        let subscription = self.hub.subscribe()?;
-        let stream = SampleStream::new(subscription, watch_ids, self.stop.clone());
+        let owner = owner(&request)?;
+        let v1::SubscribeRequest {
+            watch_ids,
+            per_process,
+        } = request.into_inner();
+        self.check_number(&watch_ids)?;
+        let holds = self.commands.hold(watch_ids.clone(), owner).await?;
+        let subscription = self.hub.subscribe(per_process)?;
+        let stream = SampleStream::new(subscription, watch_ids, holds, self.stop.clone());
         Ok(Response::new(stream))
     }
 
@@ -106,13 +147,54 @@ impl NetIoService for Service {
         let vitals = self.commands.vitals().await?;
         let info = v1::CollectorInfo {
             missed_events: Some(vitals.missed_events),
+            map_full: Some(vitals.map_full),
             missed_ticks: vitals.missed_ticks,
             subscribers: self.hub.subscribers(),
+            watches: vitals.watches,
+            processes: vitals.processes,
             ..self.about.clone()
         };
         Ok(Response::new(v1::GetCollectorInfoResponse {
             info: Some(info),
         }))
+    }
+}
+
+impl Service {
+    /// How long a watch lives without renewal; none: for ever.
+    fn lease_ttl(&self, life: Option<Life>) -> Result<Option<Duration>, Status> {
+        let ttl = match life {
+            Some(Life::Standing(true)) => return Ok(None),
+            Some(Life::Standing(false)) | None => return Ok(Some(self.limits.default_lease_ttl)),
+            Some(Life::LeaseTtl(ttl)) => ttl,
+        };
+        let range = Limits::MIN_LEASE_TTL..=Limits::MAX_LEASE_TTL;
+        match Duration::try_from(ttl) {
+            Ok(ttl) if range.contains(&ttl) => Ok(Some(ttl)),
+            _ => {
+                let message = format!(
+                    "a lease of {} s is out of range: choose from {:?} to {:?}, or a standing watch",
+                    ttl.seconds,
+                    range.start(),
+                    range.end()
+                );
+                Err(invalid("LEASE_INVALID", &message))
+            }
+        }
+    }
+
+    fn check_number(&self, watch_ids: &[String]) -> Result<(), Status> {
+        let limit = self.limits.max_watch_ids_per_subscription;
+        if watch_ids.len() <= limit as usize {
+            return Ok(());
+        }
+        let message = format!(
+            "{} watch ids are too many for one call: name at most {limit}",
+            watch_ids.len()
+        );
+        let limit = ("limit", limit.to_string());
+        let reason = "TOO_MANY_WATCH_IDS";
+        Err(status(Code::InvalidArgument, reason, message, [limit]))
     }
 }
 
@@ -123,24 +205,10 @@ fn owner<T>(request: &Request<T>) -> Result<String, Status> {
     }
 }
 
-/// The pid that a target selects; `None` if it selects nothing.
-fn pid(target: v1::Target) -> Result<Option<u32>, Status> {
-    match target.selector {
-        Some(target::Selector::Pid(pid)) if i32::try_from(pid).is_ok_and(|pid| pid > 0) => {
-            Ok(Some(pid))
-        }
-        Some(target::Selector::Pid(pid)) => {
-            let message = format!(
-                "{pid} is no process id: give one from 1 to {}, as `ps` shows it",
-                i32::MAX
-            );
-            let pid = ("pid", pid.to_string());
-            Err(status(Code::InvalidArgument, "PID_INVALID", message, [pid]))
-        }
-        None => Ok(None),
-    }
+fn selector(selector: Option<&target::Selector>) -> Result<Option<Selector>, Status> {
+    Ok(selector.map(Selector::parse).transpose()?)
 }
 
-fn missing(reason: &str, message: &str) -> Status {
+fn invalid(reason: &str, message: &str) -> Status {
     status(Code::InvalidArgument, reason, message, [])
 }

@@ -17,13 +17,15 @@ use netio::v1::{self, net_io_service_server::NetIoServiceServer};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     Options,
+    discovery::Discovery,
+    enrolment::{Enrolment, Wish},
     hub::Hub,
     kernel::Kernel,
-    process::{ProcFs, Processes},
+    processes::{ProcFs, Processes, Selector},
     rpc::Service,
     sampler::Sampler,
     ticker::{Clock, SystemClock},
@@ -61,6 +63,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 /// The largest request: a Subscribe with its 1,024 ids has less.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// The owner of the configuration's watches.
+const OWNER: &str = "config";
 
 /// Why the collector could not run, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +121,7 @@ pub async fn run(
 /// [`run`] in a given world.
 pub(crate) async fn run_in(
     world: World,
-    kernel: Box<dyn Kernel>,
+    mut kernel: Box<dyn Kernel>,
     options: Options,
     listeners: Listeners,
     shutdown: CancellationToken,
@@ -138,16 +143,27 @@ pub(crate) async fn run_in(
 
     let (incoming, mut accepting) = Accepted::start(listeners, &cut).map_err(RunError::Listen)?;
     let hub = Arc::new(Hub::new(options.limits.max_subscribers));
+    let follows_children = kernel.info().follows_children;
+    let changes = kernel.changes();
     let (sampler, commands) = Sampler::new(
-        Watches::new(kernel, options.limits.max_watches),
+        Watches::new(kernel, options.limits),
         world.clock,
         options.interval,
         Arc::clone(&hub),
         about.instance.clone().unwrap_or_default(),
     );
-    let mut sampler = tokio::spawn(sampler.run(stop.clone()));
-    let service = Service {
+    let enrolment = Enrolment {
         processes: world.processes,
+        commands: commands.clone(),
+        follows_children,
+    };
+    let discovery = Discovery::new(enrolment.clone(), sampler.rules(), changes);
+    let mut sampler = tokio::spawn(sampler.run(stop.clone()));
+    // It ends by the token, or with the sampler.
+    tokio::spawn(discovery.run(stop.clone()));
+    make_standing(&enrolment, options.watches).await;
+    let service = Service {
+        enrolment,
         commands,
         hub,
         limits: options.limits,
@@ -188,6 +204,27 @@ pub(crate) async fn run_in(
         Err(_) => {
             warn!("the hooks are still being detached");
             Ok(())
+        }
+    }
+}
+
+/// Makes the watches of the configuration, whether or not anything matches yet.
+async fn make_standing(enrolment: &Enrolment, targets: Vec<v1::Target>) {
+    for target in targets {
+        let Some(Ok(selector)) = target.selector.as_ref().map(Selector::parse) else {
+            error!(?target, "the configuration's watch names nothing");
+            continue;
+        };
+        let what = selector.to_string();
+        let wish = Wish {
+            target,
+            selector,
+            owner: OWNER.to_owned(),
+            wait: true,
+            lease_ttl: None,
+        };
+        if let Err(error) = enrolment.make(wish).await {
+            error!(%what, %error, "the configuration's watch is not made");
         }
     }
 }

@@ -14,15 +14,19 @@ use serde::{
     de::{self, Deserializer},
 };
 
-use super::ConfigError;
+use super::{ConfigError, watches::GivenWatch};
 use crate::logging::LogFormat;
 
 /// Every setting that has a variable.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 11] = [
     "listen",
     "interval",
     "hooks",
     "max_watches",
+    "max_watches_per_owner",
+    "max_processes",
+    "max_processes_per_watch",
+    "lease",
     "log",
     "log_format",
     "config",
@@ -65,6 +69,26 @@ pub(crate) struct Given {
     #[arg(long, value_name = "COUNT")]
     pub(super) max_watches: Option<u32>,
 
+    /// Watches that one owner may have [env: NETIO_MAX_WATCHES_PER_OWNER]
+    /// [default: 512]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) max_watches_per_owner: Option<u32>,
+
+    /// Processes to have room for, from 1 to 65536; each takes 64 bytes, and 64
+    /// more for each CPU. Children past it count in their watch's sum only
+    /// [env: NETIO_MAX_PROCESSES] [default: 4096]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) max_processes: Option<u32>,
+
+    /// The same for one watch [env: NETIO_MAX_PROCESSES_PER_WATCH] [default: 4096]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) max_processes_per_watch: Option<u32>,
+
+    /// How long a watch lives whose client has gone away and did not say, from 1s
+    /// to 24h [env: NETIO_LEASE] [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) lease: Option<String>,
+
     /// What to log: error, warn, info, debug, trace, or directives such as
     /// info,netio_collector=debug [env: NETIO_LOG] [default: info]
     #[arg(long, value_name = "FILTER")]
@@ -74,6 +98,10 @@ pub(crate) struct Given {
     #[arg(long, value_name = "FORMAT", ignore_case = true)]
     #[serde(deserialize_with = "word")]
     pub(super) log_format: Option<LogFormat>,
+
+    /// Standing watches; in the file only, as [[watch]] tables.
+    #[arg(skip)]
+    pub(super) watch: Vec<GivenWatch>,
 }
 
 /// Where settings were given.
@@ -126,6 +154,12 @@ impl Given {
                 })
                 .transpose()
         };
+        let number = |key: &'static str| {
+            let parse = |text: String| {
+                u32::from_str(&text).map_err(|_| Origin::Variables.bad(key, text, "is no number"))
+            };
+            text(key)?.map(parse).transpose()
+        };
         let listen = text("listen")?.unwrap_or_default();
         Ok(Self {
             listen: listen
@@ -135,16 +169,16 @@ impl Given {
                 .collect(),
             interval: text("interval")?,
             hooks: text("hooks")?.map(|it| choice("hooks", &it)).transpose()?,
-            max_watches: text("max_watches")?
-                .map(|it| {
-                    let number = u32::from_str(&it);
-                    number.map_err(|_| Origin::Variables.bad("max_watches", it, "is no number"))
-                })
-                .transpose()?,
+            max_watches: number("max_watches")?,
+            max_watches_per_owner: number("max_watches_per_owner")?,
+            max_processes: number("max_processes")?,
+            max_processes_per_watch: number("max_processes_per_watch")?,
+            lease: text("lease")?,
             log: text("log")?,
             log_format: text("log_format")?
                 .map(|it| choice("log_format", &it))
                 .transpose()?,
+            watch: Vec::new(),
         })
     }
 

@@ -8,7 +8,11 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    hub::TooManySubscribers, kernel::AllowError, process::FindError, sampler::CommandError,
+    enrolment::EnrolError,
+    hub::TooManySubscribers,
+    kernel::AllowError,
+    processes::{FindError, SelectorError},
+    sampler::CommandError,
     watches::WatchError,
 };
 
@@ -38,6 +42,26 @@ impl From<CommandError> for Status {
     }
 }
 
+impl From<SelectorError> for Status {
+    fn from(error: SelectorError) -> Self {
+        let (code, reason) = (Code::InvalidArgument, error.reason());
+        match &error {
+            SelectorError::Pid(pid) => {
+                let pid = ("pid", pid.to_string());
+                status(code, reason, error, [pid])
+            }
+            SelectorError::Port(port) => {
+                let port = ("port", port.to_string());
+                status(code, reason, error, [port])
+            }
+            SelectorError::Name { .. }
+            | SelectorError::Cgroup { .. }
+            | SelectorError::Unit { .. }
+            | SelectorError::Container { .. } => status(code, reason, error, []),
+        }
+    }
+}
+
 impl From<FindError> for Status {
     fn from(error: FindError) -> Self {
         let not_found = |pid: u32| ("pid", pid.to_string());
@@ -54,6 +78,15 @@ impl From<FindError> for Status {
                 let pid = not_found(*pid);
                 status(Code::Internal, "PROCESS_UNREADABLE", error, [pid])
             }
+            FindError::NoMatch(_) => status(Code::NotFound, "PROCESS_NOT_FOUND", error, []),
+            FindError::Ambiguous { container, .. } => {
+                let container = ("container", container.clone());
+                let reason = "CONTAINER_AMBIGUOUS";
+                status(Code::InvalidArgument, reason, error, [container])
+            }
+            FindError::ProcUnreadable { .. } => {
+                status(Code::Internal, "PROCESS_UNREADABLE", error, [])
+            }
         }
     }
 }
@@ -61,9 +94,16 @@ impl From<FindError> for Status {
 impl From<WatchError> for Status {
     fn from(error: WatchError) -> Self {
         match &error {
-            WatchError::TooManyWatches { limit } | WatchError::NoFreeSlot { limit } => {
-                let limit = ("limit", limit.to_string());
-                status(Code::ResourceExhausted, "TOO_MANY_WATCHES", error, [limit])
+            WatchError::TooManyWatches { limit } => too_many("TOO_MANY_WATCHES", *limit, error),
+            WatchError::TooManyWatchesOfOwner { limit, .. } => {
+                too_many("TOO_MANY_WATCHES_OF_OWNER", *limit, error)
+            }
+            WatchError::TooManyProcesses { limit } => too_many("TOO_MANY_PROCESSES", *limit, error),
+            WatchError::TooManyProcessesOfWatch { limit } => {
+                too_many("TOO_MANY_PROCESSES_OF_WATCH", *limit, error)
+            }
+            WatchError::ChildrenNotFollowed => {
+                status(Code::FailedPrecondition, "CHILDREN_NOT_FOLLOWED", error, [])
             }
             WatchError::Exited { pid } => {
                 let pid = ("pid", pid.to_string());
@@ -74,14 +114,28 @@ impl From<WatchError> for Status {
                 let id = ("watch_id", watch_id.clone());
                 status(Code::NotFound, "WATCH_NOT_FOUND", error, [id])
             }
-            WatchError::NoneOfOwn { pid, .. } => {
-                let pid = ("pid", pid.to_string());
-                status(Code::NotFound, "WATCH_NOT_FOUND", error, [pid])
+            WatchError::NoneOfOwn { selector, .. } => {
+                let selector = ("selector", selector.clone());
+                status(Code::NotFound, "WATCH_NOT_FOUND", error, [selector])
             }
             WatchError::NotTheOwner { watch_id, owner } => {
                 let metadata = [("watch_id", watch_id.to_string()), ("owner", owner.clone())];
                 status(Code::PermissionDenied, "NOT_THE_OWNER", error, metadata)
             }
+        }
+    }
+}
+
+fn too_many(reason: &str, limit: u32, error: impl Display) -> Status {
+    let limit = ("limit", limit.to_string());
+    status(Code::ResourceExhausted, reason, error, [limit])
+}
+
+impl From<EnrolError> for Status {
+    fn from(error: EnrolError) -> Self {
+        match error {
+            EnrolError::Find(error) => error.into(),
+            EnrolError::Command(error) => error.into(),
         }
     }
 }
@@ -100,6 +154,10 @@ fn not_allowed(error: &AllowError) -> Status {
             let pid = ("pid", pid.to_string());
             status(Code::Internal, "SOCKETS_UNREADABLE", error, [pid])
         }
+        AllowError::Listed(pid) => {
+            let pid = ("pid", pid.to_string());
+            status(Code::Unavailable, "PROCESS_BUSY", error, [pid])
+        }
     }
 }
 
@@ -108,5 +166,64 @@ impl From<TooManySubscribers> for Status {
         let limit = ("limit", error.max_subscribers.to_string());
         let reason = "TOO_MANY_SUBSCRIBERS";
         status(Code::ResourceExhausted, reason, error, [limit])
+    }
+}
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, io};
+
+    use netio::v1::target::Selector as Wire;
+
+    use super::*;
+    use crate::processes::Selector;
+
+    fn assert_status(status: Status, code: Code, reason: &str, metadata: &[(&str, &str)]) {
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((status.code(), info.reason.as_str()), (code, reason));
+        let expected: HashMap<_, _> = metadata
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(info.metadata, expected);
+    }
+
+    #[test]
+    fn bad_selectors_are_told_by_their_reasons() {
+        let refused = |selector, reason, metadata| {
+            let error = Selector::parse(&selector).unwrap_err();
+            assert_status(error.into(), Code::InvalidArgument, reason, metadata);
+        };
+        refused(Wire::Pid(0), "PID_INVALID", &[("pid", "0")]);
+        refused(Wire::Port(0), "PORT_INVALID", &[("port", "0")]);
+        refused(Wire::Name(String::new()), "NAME_INVALID", &[]);
+        refused(Wire::Cgroup("/".into()), "CGROUP_INVALID", &[]);
+        refused(Wire::Unit("db".into()), "UNIT_INVALID", &[]);
+        refused(Wire::Container("db".into()), "CONTAINER_INVALID", &[]);
+    }
+
+    #[test]
+    fn what_a_rule_finds_or_not_is_told() {
+        let none = FindError::NoMatch(Selector::Name("x".repeat(4095)));
+        let status = Status::from(none);
+        assert!(status.message().contains("wait"), "{status}");
+        assert!(status.message().len() < 300, "{status}");
+        assert_status(status, Code::NotFound, "PROCESS_NOT_FOUND", &[]);
+
+        let ambiguous = FindError::Ambiguous {
+            container: "0123456789ab".into(),
+            ids: vec!["0".repeat(64); 100],
+        };
+        let status = Status::from(ambiguous);
+        assert!(status.message().len() < 500, "{status}");
+        let metadata = [("container", "0123456789ab")];
+        let reason = "CONTAINER_AMBIGUOUS";
+        assert_status(status, Code::InvalidArgument, reason, &metadata);
+
+        let unreadable = FindError::ProcUnreadable {
+            root: "/proc".into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        let reason = "PROCESS_UNREADABLE";
+        assert_status(unreadable.into(), Code::Internal, reason, &[]);
     }
 }

@@ -18,12 +18,17 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::status::shutting_down;
-use crate::hub::{Delivery, Subscription};
+use crate::{
+    hub::{Delivery, Subscription},
+    watches::Hold,
+};
 
 /// See the module.
 pub(crate) struct SampleStream {
     subscription: Subscription,
     filter: Filter,
+    /// Keeps the caller's leases from running down.
+    _holds: Vec<Hold>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
 }
@@ -33,11 +38,16 @@ impl SampleStream {
     pub(super) fn new(
         subscription: Subscription,
         watch_ids: Vec<String>,
+        holds: Vec<Hold>,
         stop: CancellationToken,
     ) -> Self {
         Self {
+            filter: Filter {
+                watch_ids: watch_ids.into_iter().collect(),
+                per_process: subscription.per_process(),
+            },
             subscription,
-            filter: Filter(watch_ids.into_iter().collect()),
+            _holds: holds,
             stop: Box::pin(stop.cancelled_owned()),
             ended: false,
         }
@@ -62,13 +72,17 @@ impl Stream for SampleStream {
     }
 }
 
-struct Filter(HashSet<String>);
+struct Filter {
+    /// None: all.
+    watch_ids: HashSet<String>,
+    per_process: bool,
+}
 
 impl Filter {
     fn message(&self, delivery: &Delivery) -> v1::SubscribeResponse {
         let tick = &delivery.tick.message;
         let wanted = |sample: &&v1::NetIoSample| {
-            self.0.is_empty() || self.0.contains(sample.watch_id.as_str())
+            self.watch_ids.is_empty() || self.watch_ids.contains(sample.watch_id.as_str())
         };
         v1::SubscribeResponse {
             sequence: tick.sequence,
@@ -76,13 +90,27 @@ impl Filter {
             interval: tick.interval,
             skipped_ticks: delivery.skipped_ticks,
             instance: tick.instance.clone(),
+            map_full: tick.map_full,
             samples: tick
                 .samples
                 .iter()
                 .chain(delivery.skipped_last_samples())
                 .filter(wanted)
-                .cloned()
+                .map(|sample| self.sample(sample))
                 .collect(),
+        }
+    }
+
+    fn sample(&self, sample: &v1::NetIoSample) -> v1::NetIoSample {
+        if self.per_process {
+            return sample.clone();
+        }
+        v1::NetIoSample {
+            watch_id: sample.watch_id.clone(),
+            process: sample.process.clone(),
+            processes: Vec::new(),
+            unlisted: None,
+            ..*sample
         }
     }
 }

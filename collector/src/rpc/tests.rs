@@ -8,10 +8,12 @@ use tonic_types::StatusExt as _;
 use super::*;
 use crate::{
     Listeners, Options,
-    kernel::{AllowError, fake::FakeKernel},
-    process::FindError,
-    server::rig::{Client, RefusingKernel, Rig, pid, watch},
+    kernel::{AllowError, KernelInfo, fake::FakeKernel, refusing::RefusingKernel},
+    processes::FindError,
+    server::rig::{Client, Rig, pid, watch},
 };
+
+mod targets;
 
 /// Asserts code and ErrorInfo, and that the message is a sentence for people.
 fn assert_refused(status: &Status, code: Code, reason: &str, metadata: &[(&str, &str)]) {
@@ -36,7 +38,13 @@ fn options(max_watches: u32) -> Options {
 }
 
 async fn watch_error(client: &mut Client, target: Option<v1::Target>) -> Status {
-    client.watch(v1::WatchRequest { target }).await.unwrap_err()
+    client
+        .watch(v1::WatchRequest {
+            target,
+            ..Default::default()
+        })
+        .await
+        .unwrap_err()
 }
 
 async fn unwatch_error(client: &mut Client, selector: Option<unwatch_request::Selector>) -> Status {
@@ -44,8 +52,15 @@ async fn unwatch_error(client: &mut Client, selector: Option<unwatch_request::Se
     client.unwatch(request).await.unwrap_err()
 }
 
+fn subscription(watch_ids: Vec<String>) -> v1::SubscribeRequest {
+    v1::SubscribeRequest {
+        watch_ids,
+        per_process: false,
+    }
+}
+
 async fn subscribe_error(client: &mut Client, watch_ids: Vec<String>) -> Status {
-    let request = v1::SubscribeRequest { watch_ids };
+    let request = subscription(watch_ids);
     client.subscribe(request).await.unwrap_err()
 }
 
@@ -114,7 +129,7 @@ async fn what_the_kernel_refuses_is_told() {
         ),
     ];
     for (why, code, reason, metadata) in cases {
-        let kernel = Box::new(RefusingKernel::new(why));
+        let kernel = Box::new(RefusingKernel::new(KernelInfo::default(), why));
         let table = FakeKernel::new(0);
         let rig = Rig::on(kernel, table, Options::default(), Listeners::new());
         rig.processes.start(7, 1);
@@ -162,7 +177,8 @@ async fn bad_unwatches_are_refused() {
     let id = [("watch_id", "w-1")];
     assert_refused(&status, Code::NotFound, "WATCH_NOT_FOUND", &id);
     let status = unwatch_error(&mut client, pid(7).map(Target)).await;
-    assert_refused(&status, Code::NotFound, "WATCH_NOT_FOUND", &[("pid", "7")]);
+    let selector = [("selector", "pid 7")];
+    assert_refused(&status, Code::NotFound, "WATCH_NOT_FOUND", &selector);
 }
 
 // On the real clock: with a paused one, time would leap while the sockets work.
@@ -183,7 +199,7 @@ async fn two_owners_have_their_own_watches() {
     let watches = here.list_watches(list).await.unwrap().into_inner().watches;
     let owners: Vec<_> = watches.iter().map(|it| it.owner.as_str()).collect();
     assert_eq!(owners, ["in-process", "ip:127.0.0.1"]);
-    assert_eq!(watches[0].process, watches[1].process);
+    assert_eq!(watches[0].processes, watches[1].processes);
     assert_eq!(watches[0].target, pid(7));
     assert!(watches[0].create_time.is_some());
 
@@ -240,7 +256,7 @@ async fn a_subscriber_gets_what_it_asked_for() {
         watch(&mut client, process).await;
     }
     let watch_ids = vec!["w-3".to_owned(), "w-1".to_owned()];
-    let request = v1::SubscribeRequest { watch_ids };
+    let request = subscription(watch_ids);
     let mut some = client.subscribe(request).await.unwrap().into_inner();
     let request = v1::SubscribeRequest::default();
     let mut all = client.subscribe(request).await.unwrap().into_inner();
@@ -335,7 +351,9 @@ async fn the_collector_tells_about_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn without_hooks_there_is_no_greatest_pid() {
-    let kernel = RefusingKernel::new(|_| AllowError::NotAttached(String::new()));
+    let kernel = RefusingKernel::new(KernelInfo::default(), |_| {
+        AllowError::NotAttached(String::new())
+    });
     let rig = Rig::on(
         Box::new(kernel),
         FakeKernel::new(0),

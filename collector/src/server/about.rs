@@ -6,9 +6,9 @@ use std::{fs, io};
 use netio::v1;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{Options, kernel::Kernel};
+use crate::{Limits, Options, kernel::Kernel};
 
-/// Everything but missed events, missed ticks and subscribers.
+/// Everything but counts that change.
 pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::CollectorInfo> {
     let hooks = kernel.info().clone();
     let limits = options.limits;
@@ -31,12 +31,21 @@ pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::Co
             max_subscribers: limits.max_subscribers,
             max_watch_ids_per_subscription: limits.max_watch_ids_per_subscription,
             max_pid,
+            max_watches_per_owner: limits.max_watches_per_owner,
+            max_processes: limits.max_processes,
+            max_processes_per_watch: limits.max_processes_per_watch,
+            max_lease_ttl: Limits::MAX_LEASE_TTL.try_into().ok(),
+            default_lease_ttl: limits.default_lease_ttl.try_into().ok(),
         }),
         // Within the range that was checked before.
         interval: options.interval.try_into().ok(),
         missed_events: None,
         missed_ticks: 0,
+        follows_children: hooks.follows_children,
         subscribers: 0,
+        map_full: None,
+        watches: 0,
+        processes: 0,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use netio::v1::{self, net_io_service_client::NetIoServiceClient, target};
+use netio::v1::{self, net_io_service_client::NetIoServiceClient};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -11,8 +11,8 @@ use tonic::transport::Channel;
 use super::{Listeners, MemoryConnector, RunError, World, run_in};
 use crate::{
     Options,
-    kernel::{AllowError, Counters, Kernel, KernelInfo, Slot, fake::FakeKernel},
-    process::fake::FakeProcesses,
+    kernel::{Kernel, fake::FakeKernel},
+    processes::fake::FakeProcesses,
     ticker::fake::FakeClock,
 };
 
@@ -42,7 +42,7 @@ impl Rig {
 
     /// A collector that is reached there, and in memory.
     pub(crate) fn listening(options: Options, listeners: Listeners) -> Self {
-        let kernel = FakeKernel::new(2 * options.limits.max_watches);
+        let kernel = FakeKernel::new(options.limits.slots());
         Self::on(Box::new(kernel.clone()), kernel, options, listeners)
     }
 
@@ -82,59 +82,12 @@ impl Rig {
 }
 
 pub(crate) fn pid(pid: u32) -> Option<v1::Target> {
-    Some(v1::Target {
-        selector: Some(target::Selector::Pid(pid)),
-    })
+    Some(v1::Target::pid(pid))
 }
 
 /// Watches a process and returns the watch's id.
 pub(crate) async fn watch(client: &mut Client, process: u32) -> String {
-    let request = v1::WatchRequest {
-        target: pid(process),
-    };
+    let request = v1::WatchRequest::new(v1::Target::pid(process));
     let answer = client.watch(request).await.unwrap().into_inner();
     answer.watch.unwrap().watch_id
-}
-
-/// A kernel that allows nothing, with one slot to hand out and no hooks.
-pub(crate) struct RefusingKernel {
-    why: fn(u32) -> AllowError,
-    info: KernelInfo,
-}
-
-impl RefusingKernel {
-    pub(crate) fn new(why: fn(u32) -> AllowError) -> Self {
-        Self {
-            why,
-            info: KernelInfo::default(),
-        }
-    }
-}
-
-impl Kernel for RefusingKernel {
-    fn info(&self) -> &KernelInfo {
-        &self.info
-    }
-
-    fn missed_events(&self) -> v1::MissedEvents {
-        v1::MissedEvents::default()
-    }
-
-    fn slots(&self) -> u32 {
-        1
-    }
-
-    fn max_pid(&self) -> u32 {
-        1 << 15
-    }
-
-    fn allow(&mut self, tgid: u32, _: Slot) -> Result<(), AllowError> {
-        Err((self.why)(tgid))
-    }
-
-    fn deny(&mut self, _: u32) {}
-
-    fn read(&self, _: Slot) -> Counters {
-        Counters::default()
-    }
 }

@@ -18,12 +18,12 @@ use tonic_reflection::pb::v1::{
 
 use super::{
     accept::Admission,
-    rig::{Client, RefusingKernel, Rig, watch},
+    rig::{Client, Rig, watch},
     *,
 };
 use crate::{
     Listeners,
-    kernel::{AllowError, fake::FakeKernel},
+    kernel::{AllowError, KernelInfo, fake::FakeKernel, refusing::RefusingKernel},
 };
 
 /// What a stop may take when nobody is in its way.
@@ -206,7 +206,9 @@ async fn health_tells_whether_it_can_count() {
     assert_eq!(check(&attached, "").await, ServingStatus::Serving);
     assert_eq!(check(&attached, NETIO).await, ServingStatus::Serving);
 
-    let kernel = RefusingKernel::new(|_| AllowError::NotAttached(String::new()));
+    let kernel = RefusingKernel::new(KernelInfo::default(), |_| {
+        AllowError::NotAttached(String::new())
+    });
     let table = FakeKernel::new(0);
     let detached = Rig::on(
         Box::new(kernel),
@@ -264,12 +266,17 @@ async fn what_cannot_run_is_refused() {
 
 #[tokio::test]
 async fn a_fault_of_the_sampler_ends_the_collector() {
-    let kernel = Box::new(RefusingKernel::new(|_| panic!("a fault")));
+    let kernel = Box::new(RefusingKernel::new(KernelInfo::default(), |_| {
+        panic!("a fault")
+    }));
     let table = FakeKernel::new(0);
     let mut rig = Rig::on(kernel, table, Options::default(), Listeners::new());
     rig.processes.start(7, 1);
     let target = rig::pid(7);
-    let request = v1::WatchRequest { target };
+    let request = v1::WatchRequest {
+        target,
+        ..Default::default()
+    };
     rig.client().watch(request).await.unwrap_err();
     let fault = rig.ended().await.unwrap_err();
     assert!(matches!(fault, RunError::Sampler(_)), "{fault}");
