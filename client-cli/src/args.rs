@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use netio_collector::{Options, probe::HookChoice};
 
-use crate::{embedded::Settings, endpoint::Endpoint};
+use crate::{embedded::Settings, endpoint::Endpoint, target, wanted::Wanted};
+
+mod selectors;
+
+use selectors::{OneSelector, Selectors};
 
 const OVERVIEW: &str = "\
 Examples:
-  netio-client watch --pid 4242            a line per second, until it exits
+  netio-client discover                    the databases here, and how to watch them
+  netio-client watch --port 3306           a line per second for who listens there
+  netio-client watch --pid 4242            the same for one process, until it exits
   netio-client info                        which hooks count, and what they miss
-  netio-client unwatch --pid 4242          end watches that were left behind
+  netio-client unwatch --port 3306         end watches that were made with --detach
 
 Exit codes:
   0  done; also: stopped by Ctrl-C, or the reader of the output left
@@ -22,20 +28,30 @@ const WATCH_EXAMPLES: &str = "\
 Examples:
   netio-client watch --pid 4242
   netio-client watch --pid $(pgrep -d, mariadbd) --count 10
+  netio-client watch --unit mariadb.service --wait
+  netio-client watch --port 5432 --per-process
+  netio-client watch --container 0123456789ab --port 3306 --detach
   netio-client watch --pid 4242 --output json | jq .sent_bytes
   netio-client watch --pid 4242 --endpoint tcp://127.0.0.1:7070
 
-Units: B, KiB = 1024 B, MiB = 1024 KiB, ...; exact bytes below 10,000. Rates are
-divided by the measured interval, in the first line of a process by the part of
-it since its watch began; interval_s in JSON is always the whole interval.
-Counted are the bytes that send calls accepted and receive calls delivered, so
-without protocol headers or retransmissions.
+Selectors can be repeated and combined: each makes a watch of its own, which
+counts the sum of its processes. All but --pid are rules: a process that comes to
+match later, such as a restarted server, joins the watch by itself, and while none
+runs the watch waits.
 
-The command ends with exit code 0 when every process has exited, after --count
-ticks, by Ctrl-C, and when nobody reads its output any more. It ends its watches
-before it leaves, but cannot when it is killed or the connection is lost: watches
-left behind at a netio-collector go on, seen by netio-client list, until
-netio-client unwatch ends them, their process exits or the collector stops.";
+Units: B, KiB = 1024 B, MiB = 1024 KiB, ...; exact bytes below 10,000. Rates are
+divided by the measured interval, in the first line of a watch by the part of it
+since the watch began; interval_s in JSON is always the whole interval. PROCS is
+the number of processes that ran in the interval. Counted are the bytes that send
+calls accepted and receive calls delivered, so without protocol headers or
+retransmissions.
+
+The command ends with exit code 0 when no watch is left because their processes
+have exited, after --count ticks, by Ctrl-C, and when nobody reads its output any
+more. It ends its watches before it leaves. Where it cannot, because it is killed
+or the connection is lost, they end by themselves within 10 s; only those made
+with --detach stay, seen by netio-client list, until netio-client unwatch ends
+them, their process exits (--pid) or the collector stops.";
 
 /// Shows, second by second, how many bytes processes send and receive over TCP.
 #[derive(Debug, Parser)]
@@ -46,10 +62,27 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+impl Args {
+    /// What this process was started with. Where that is wrong, says so and ends
+    /// the process.
+    pub(crate) fn read() -> Self {
+        Self::parse().checked().unwrap_or_else(|error| error.exit())
+    }
+
+    fn checked(self) -> Result<Self, clap::Error> {
+        if let Command::Watch(watch) = &self.command
+            && let Err(why) = watch.check()
+        {
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, why));
+        }
+        Ok(self)
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Watch processes: a line per second and process until they exit.
+    /// Watch processes: a line per second for each selector, until they exit.
     ///
     /// With no endpoint named and no collector at the default socket, the
     /// collector runs within this command; that needs root.
@@ -59,6 +92,11 @@ pub(crate) enum Command {
     List(List),
     /// End watches that you made.
     Unwatch(Unwatch),
+    /// Find the database servers that run here, and tell how to watch them.
+    ///
+    /// With no endpoint named and no collector at the default socket, looks for
+    /// them from within this command.
+    Discover(Discover),
     /// Show what a collector is: version, hooks, blind spots, missed events, limits.
     ///
     /// With no endpoint named and no collector at the default socket, shows
@@ -73,10 +111,27 @@ pub(crate) enum Command {
 /// `watch`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Watch {
-    /// The processes to watch, by id; more than one separated by commas.
-    #[arg(long = "pid", value_name = "PID", required = true, value_delimiter = ',',
-          value_parser = pid)]
-    pub(crate) pids: Vec<u32>,
+    #[command(flatten)]
+    selectors: Selectors,
+    /// Watch even if nothing matches yet, and count from when something does.
+    #[arg(long)]
+    wait: bool,
+    /// Count the children that a matched process forks, too [default: for
+    /// cgroups, units, containers, and PostgreSQL].
+    #[arg(long)]
+    follow_children: bool,
+    /// Do not count the children that a matched process forks.
+    #[arg(long, conflicts_with = "follow_children")]
+    no_follow_children: bool,
+    /// Also show a line for each process that moves bytes.
+    #[arg(long)]
+    pub(crate) per_process: bool,
+    /// Make watches that go on without this command, print them, and end.
+    ///
+    /// They count until netio-client unwatch ends them, the process of a --pid
+    /// exits, or the collector stops. Not with a collector within this command.
+    #[arg(long, conflicts_with_all = ["count", "per_process", "hooks", "interval"])]
+    pub(crate) detach: bool,
     /// End after this many ticks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -86,6 +141,30 @@ pub(crate) struct Watch {
     pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) embed: Embed,
+}
+
+impl Watch {
+    /// What is to be watched.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let follow_children = match (self.follow_children, self.no_follow_children) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        };
+        Wanted::new(self.selectors.targets(follow_children), self.wait)
+    }
+
+    /// What the definition of the options cannot say.
+    fn check(&self) -> Result<(), &'static str> {
+        let targets = self.selectors.targets(None);
+        if self.wait && !targets.iter().any(target::is_rule) {
+            return Err(
+                "--wait needs a --name, --port, --cgroup, --unit or --container to wait for: \
+                 a pid names a process that runs already",
+            );
+        }
+        Ok(())
+    }
 }
 
 /// `list`.
@@ -99,14 +178,23 @@ pub(crate) struct List {
 
 /// `unwatch`.
 #[derive(Debug, clap::Args)]
-#[group(id = "selector", required = true, multiple = false, args = ["watch_ids", "pid"])]
+#[group(id = "selector", required = true, multiple = false,
+        args = ["watch_ids", "pid", "name", "port", "cgroup", "unit", "container"])]
 pub(crate) struct Unwatch {
     /// The watches to end, as netio-client list shows them.
     #[arg(value_name = "WATCH_ID")]
     pub(crate) watch_ids: Vec<String>,
-    /// End all watches that you made for this process.
-    #[arg(long, value_name = "PID", value_parser = pid)]
-    pub(crate) pid: Option<u32>,
+    #[command(flatten)]
+    pub(crate) selector: OneSelector,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+}
+
+/// `discover`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Discover {
+    #[command(flatten)]
+    pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) connect: Connect,
 }
@@ -179,14 +267,6 @@ impl Embed {
     }
 }
 
-/// The kernel's pids are positive numbers of 31 bits.
-fn pid(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(pid) if (1..=i32::MAX.unsigned_abs()).contains(&pid) => Ok(pid),
-        _ => Err(format!("a pid is a number from 1 to {}", i32::MAX)),
-    }
-}
-
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a number and a unit, such as 500ms or 2s"))?;
@@ -199,73 +279,4 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    fn parse(line: &str) -> Result<Args, String> {
-        let words = ["netio-client"].into_iter().chain(line.split(' '));
-        Args::try_parse_from(words).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn watch_in_full() {
-        let args = parse(
-            "watch --pid 1,22 --pid 3 --count 4 --output json --hooks kprobe --interval 250ms",
-        );
-        let Command::Watch(watch) = args.unwrap().command else {
-            panic!("not watch");
-        };
-        assert_eq!(watch.pids, [1, 22, 3]);
-        assert_eq!(watch.count, Some(4));
-        assert_eq!(watch.output.format, Format::Json);
-        let settings = watch.embed.settings();
-        assert_eq!(settings.interval, Some(Duration::from_millis(250)));
-        assert!(settings.hooks.is_some());
-    }
-
-    #[test]
-    fn the_largest_pid_and_many_watch_ids_are_taken() {
-        let Command::Unwatch(unwatch) = parse("unwatch w-1 w-2").unwrap().command else {
-            panic!("not unwatch");
-        };
-        assert_eq!(unwatch.watch_ids, ["w-1", "w-2"]);
-        let Command::Unwatch(unwatch) = parse("unwatch --pid 2147483647").unwrap().command else {
-            panic!("not unwatch");
-        };
-        assert_eq!(unwatch.pid, Some(2_147_483_647));
-    }
-
-    #[test]
-    fn bad_input_is_refused_with_a_reason() {
-        const PIDS: &str = "a pid is a number from 1 to 2147483647";
-        for (line, why) in [
-            ("watch", "--pid"),
-            ("watch --pid 0", PIDS),
-            ("watch --pid x", PIDS),
-            ("watch --pid 1,,2", PIDS),
-            ("watch --pid 2147483648", PIDS),
-            ("watch --pid 4294967295", PIDS),
-            ("watch --pid 99999999999999999999", PIDS),
-            ("unwatch --pid 4294967295", PIDS),
-            ("watch --pid 1 --count 0", "0"),
-            ("watch --pid 1 --interval 99ms", "from 100ms to 60s"),
-            ("watch --pid 1 --interval 61s", "from 100ms to 60s"),
-            ("watch --pid 1 --interval 5", "such as 500ms"),
-            ("watch --pid 1 --hooks uprobe", "tracepoint"),
-            ("watch --pid 1 --endpoint /run/x", "unix:///PATH"),
-            ("watch --pid 1 --output xml", "table, json"),
-            ("unwatch", "WATCH_ID"),
-            ("unwatch w-1 --pid 1", "cannot be used with"),
-        ] {
-            let error = parse(line).unwrap_err();
-            assert!(error.contains(why), "{line}: {error}");
-        }
-    }
-}
+mod tests;

@@ -33,13 +33,24 @@ pub(crate) struct Wish {
     pub(crate) named: Option<Endpoint>,
     /// Where to look otherwise.
     pub(crate) default: Endpoint,
-    /// How to run the collector within this process; none: do not.
-    pub(crate) embed: Option<Settings>,
+    /// What if nobody listens there.
+    pub(crate) embed: Embedding,
+}
+
+/// Whether a command may run the collector within this process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Embedding {
+    /// It may, like so.
+    Allowed(Settings),
+    /// It would be a new one, with nothing in it that the command is about.
+    Pointless,
+    /// It would end with this process, and with it what the command makes.
+    TooShort,
 }
 
 impl Wish {
     /// Looks for `named`, else at the default endpoint, else embeds if that is allowed.
-    pub(crate) fn new(named: Option<Endpoint>, embed: Option<Settings>) -> Result<Self, Failure> {
+    pub(crate) fn new(named: Option<Endpoint>, embed: Embedding) -> Result<Self, Failure> {
         let default = netio::DEFAULT_ENDPOINT
             .parse()
             .map_err(|error| Failure::new(format!("{error}"), "name an --endpoint"))?;
@@ -64,7 +75,8 @@ impl Connection {
     pub(crate) async fn open(wish: Wish, stop: CancellationToken) -> Result<Self, Failure> {
         let is_default = wish.named.is_none();
         let endpoint = wish.named.unwrap_or(wish.default);
-        let has_settings = wish.embed.is_some_and(|it| it != Settings::default());
+        let has_settings =
+            matches!(wish.embed, Embedding::Allowed(settings) if settings != Settings::default());
         if has_settings && !is_default {
             return Err(settings_in_vain(&endpoint));
         }
@@ -74,7 +86,7 @@ impl Connection {
                 rpc: Rpc::new(channel, Origin::Remote(endpoint), stop),
                 embedded: None,
             }),
-            (Err(Unreachable::Absent), Some(settings)) if is_default => {
+            (Err(Unreachable::Absent), Embedding::Allowed(settings)) if is_default => {
                 output::note(&format!(
                     "no collector listens at {endpoint}: counting in this process"
                 ));
@@ -83,6 +95,9 @@ impl Connection {
                     rpc: Rpc::new(channel, Origin::InProcess, stop),
                     embedded: Some(embedded),
                 })
+            }
+            (Err(Unreachable::Absent), Embedding::TooShort) if is_default => {
+                Err(too_short(&endpoint))
             }
             (Err(unreachable), _) => Err(unreachable.failure(&endpoint, is_default)),
         }
@@ -105,6 +120,17 @@ fn settings_in_vain(endpoint: &Endpoint) -> Failure {
             "--hooks and --interval are for a collector within this process, but there is one at {endpoint}"
         ),
         "leave them out here and give them to netio-collector when it is started",
+    )
+}
+
+fn too_short(endpoint: &Endpoint) -> Failure {
+    Failure::new(
+        format!(
+            "no collector listens at {endpoint}, and one within this process would end with it, \
+             and so would the watches"
+        ),
+        "start netio-collector, or name one that runs by --endpoint; \
+         or leave out --detach to watch from here",
     )
 }
 
@@ -183,7 +209,7 @@ mod tests {
         connect(&endpoint.parse().unwrap()).await.map(|_| ())
     }
 
-    fn wish(named: Option<&str>, default: &str, embed: Option<Settings>) -> Wish {
+    fn wish(named: Option<&str>, default: &str, embed: Embedding) -> Wish {
         Wish {
             named: named.map(|it| it.parse().unwrap()),
             default: default.parse().unwrap(),
@@ -233,7 +259,7 @@ mod tests {
     async fn a_file_that_is_no_socket_is_told() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let endpoint = format!("unix://{}", file.path().display());
-        let shown = refusal(wish(Some(&endpoint), &endpoint, None)).await;
+        let shown = refusal(wish(Some(&endpoint), &endpoint, Embedding::Pointless)).await;
         assert!(shown.contains("listen"), "{shown}");
     }
 
@@ -242,7 +268,7 @@ mod tests {
         let shown = refusal(wish(
             Some("unix:///nonexistent/named.sock"),
             "unix:///nonexistent/default.sock",
-            Some(Settings::default()),
+            Embedding::Allowed(Settings::default()),
         ))
         .await;
         assert!(
@@ -254,8 +280,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_may_not_embed_fails_without_a_collector() {
-        let shown = refusal(wish(None, "unix:///nonexistent/default.sock", None)).await;
-        assert!(shown.contains("start netio-collector"), "{shown}");
+        let refused = async |embed| {
+            let default = "unix:///nonexistent/default.sock";
+            let shown = refusal(wish(None, default, embed)).await;
+            assert!(shown.contains("start netio-collector"), "{shown}");
+            shown
+        };
+        let shown = refused(Embedding::Pointless).await;
+        assert!(!shown.contains("--detach"), "{shown}");
+        let shown = refused(Embedding::TooShort).await;
+        assert!(shown.contains("would end with it"), "{shown}");
+        assert!(shown.contains("leave out --detach"), "{shown}");
     }
 
     #[tokio::test]
@@ -267,7 +302,7 @@ mod tests {
         let named = wish(
             Some("http://127.0.0.1:1"),
             "unix:///nonexistent",
-            Some(settings),
+            Embedding::Allowed(settings),
         );
         assert!(refusal(named).await.contains("--interval"));
 
@@ -276,7 +311,7 @@ mod tests {
         let _listener = UnixListener::bind(&socket).unwrap();
         let default = format!("unix://{}", socket.display());
         assert!(
-            refusal(wish(None, &default, Some(settings)))
+            refusal(wish(None, &default, Embedding::Allowed(settings)))
                 .await
                 .contains("--interval")
         );

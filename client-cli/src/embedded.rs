@@ -50,7 +50,7 @@ impl Embedded {
         let limits = Limits::default();
         let probe_options = ProbeOptions {
             hooks: settings.hooks.unwrap_or_default(),
-            max_watches: limits.max_watches,
+            limits,
         };
         let kernel = spawn_blocking(move || probe::attach(&probe_options))
             .await

@@ -2,17 +2,17 @@
 //! [`Failure`] that says what failed, why, and what to do next.
 
 use std::{
-    env,
     fmt::{self, Write as _},
+    time::Duration,
 };
 
+use netio::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{endpoint::Endpoint, text};
+use crate::{endpoint::Endpoint, shell, target, text};
 
-/// The reason of a collector that stops.
-const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+mod next;
 
 /// Where the collector is that was spoken to.
 #[derive(Clone, Debug)]
@@ -58,14 +58,24 @@ impl Failure {
         match reason(status) {
             Some(reason) => Self {
                 what: format!("cannot {doing}: {message} ({reason})"),
-                next: next_for_reason(&reason, origin),
+                next: next::for_reason(&reason, origin),
                 reason: Some(reason),
             },
             None => Self::new(
                 format!("cannot {doing}: {message}"),
-                next_for_code(status.code(), origin),
+                next::for_code(status.code(), origin),
             ),
         }
+    }
+
+    /// A watch that the collector refused.
+    pub(crate) fn of_watch(target: &v1::Target, status: &Status, origin: &Origin) -> Self {
+        let doing = format!("watch {}", target::describe(target));
+        let mut failure = Self::of_call(&doing, status, origin);
+        if failure.has_reason(next::PROCESS_NOT_FOUND) && target::is_rule(target) {
+            next::FOR_NO_MATCH.clone_into(&mut failure.next);
+        }
+        failure
     }
 
     /// A stream of ticks that broke off.
@@ -77,7 +87,7 @@ impl Failure {
                     "the connection to the collector {origin} was lost: {}",
                     text::message(status.message())
                 ),
-                next_for_code(Code::Unavailable, origin),
+                next::for_code(Code::Unavailable, origin),
             ),
         }
     }
@@ -86,27 +96,48 @@ impl Failure {
     pub(crate) fn without_probes(origin: &Origin) -> Self {
         Self::new(
             format!("the collector {origin} counts nothing: no hooks could be attached"),
-            next_without_probes(origin),
+            next::without_probes(origin),
         )
     }
 
-    /// Names watches that may live on, and the command that ends them.
-    pub(crate) fn leaving(mut self, watch_ids: &[String], origin: &Origin) -> Self {
-        // A collector that stops ends every watch, above all one in this process.
-        let is_stopping = self.reason.as_deref() == Some(SHUTTING_DOWN);
+    /// Names watches that may live on, though not for longer than their lease.
+    pub(crate) fn leaving(mut self, watch_ids: &[String], ttl: Duration, origin: &Origin) -> Self {
+        if self.may_leave(watch_ids, origin) {
+            let ids = watch_ids.join(" ");
+            let _ = write!(
+                self.next,
+                "\n  watches that may be left behind end by themselves within {} s: {ids}",
+                ttl.as_secs_f64().ceil()
+            );
+        }
+        self
+    }
+
+    /// Names standing watches that may live on, and the command that ends them.
+    pub(crate) fn leaving_standing(mut self, watch_ids: &[String], origin: &Origin) -> Self {
         if let Origin::Remote(endpoint) = origin
-            && !watch_ids.is_empty()
-            && !is_stopping
+            && self.may_leave(watch_ids, origin)
         {
             let ids = watch_ids.join(" ");
             let _ = write!(
                 self.next,
                 "\n  watches that may be left behind: {ids}\
                  \n  to end them: netio-client unwatch {ids} --endpoint {}",
-                shell_word(&endpoint.to_string())
+                shell::word(&endpoint.to_string())
             );
         }
         self
+    }
+
+    /// A collector that stops ends every watch, above all one in this process.
+    fn may_leave(&self, watch_ids: &[String], origin: &Origin) -> bool {
+        !watch_ids.is_empty()
+            && matches!(origin, Origin::Remote(_))
+            && !self.has_reason(next::SHUTTING_DOWN)
+    }
+
+    fn has_reason(&self, reason: &str) -> bool {
+        self.reason.as_deref() == Some(reason)
     }
 
     /// An answer that breaks the API's promises.
@@ -128,85 +159,6 @@ impl fmt::Display for Failure {
 fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
     (info.domain == netio::ERROR_DOMAIN).then(|| text::line(&info.reason))
-}
-
-fn next_for_reason(reason: &str, origin: &Origin) -> String {
-    match reason {
-        "PROCESS_NOT_FOUND" => {
-            "give the id of a process that runs, as ps -e or pgrep -a NAME shows it; \
-             a thread's id or one of another pid namespace will not do"
-        }
-        "PID_INVALID" => "give a pid of 1 or more",
-        "TOO_MANY_WATCHES" => {
-            "end watches that nobody needs (netio-client list, netio-client unwatch WATCH_ID), \
-             or start netio-collector with a larger --max-watches"
-        }
-        "TOO_MANY_SUBSCRIBERS" => "end other clients of this collector first",
-        "PROBES_NOT_ATTACHED" => return next_without_probes(origin),
-        "PID_BEYOND_ALLOW_LIST" => {
-            "restart netio-collector: it sizes its allow-list when it starts"
-        }
-        "PROCESS_UNREADABLE" | "SOCKETS_UNREADABLE" => {
-            "repeat the command; if that does not help, netio-collector doctor, run as the \
-             collector's user, tells which privilege is missing"
-        }
-        SHUTTING_DOWN => "start netio-collector again, then repeat the command",
-        "WATCH_NOT_FOUND" => "netio-client list shows the watches that there are",
-        "NOT_THE_OWNER" => {
-            "a watch can be ended only by who made it: see OWNER in netio-client list"
-        }
-        _ => "netio-client info tells the collector's version: it may be newer than this client",
-    }
-    .to_owned()
-}
-
-/// A collector without hooks counts nothing. Within this process, privileges
-/// are the usual cause, and the remedy can be typed.
-fn next_without_probes(origin: &Origin) -> String {
-    match origin {
-        Origin::InProcess if !rustix::process::geteuid().is_root() => format!(
-            "run it as root: sudo {}\n  or let a netio-collector that runs as root count, \
-             and name it by --endpoint",
-            command_line()
-        ),
-        Origin::InProcess => "netio-client doctor tells what is missing".to_owned(),
-        Origin::Remote(_) => {
-            "on the collector's host, netio-collector doctor tells what is missing".to_owned()
-        }
-    }
-}
-
-/// The command as it was typed, near enough to be typed again.
-fn command_line() -> String {
-    let words: Vec<String> = env::args().map(|word| text::line(&word)).collect();
-    words.join(" ")
-}
-
-/// As a shell must be given it to be one word.
-fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:._-".contains(c);
-    if text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
-fn next_for_code(code: Code, origin: &Origin) -> String {
-    match (code, origin) {
-        (Code::Unimplemented, _) => {
-            "something answers there that is no netio-collector of this version: check --endpoint"
-                .to_owned()
-        }
-        (Code::PermissionDenied | Code::Unauthenticated, _) => {
-            "ask whoever runs the collector to let you in".to_owned()
-        }
-        (_, Origin::Remote(_)) => {
-            "check that netio-collector runs there and is the one you mean, then repeat the command"
-                .to_owned()
-        }
-        (_, Origin::InProcess) => "netio-client doctor tells what is missing".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -257,30 +209,55 @@ mod tests {
         assert!(there.contains("netio-collector doctor"), "{there}");
     }
 
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn lost() -> Failure {
+        Failure::of_stream(&Status::unknown("broken"), &remote())
+    }
+
+    fn stops() -> Failure {
+        let details = ErrorDetails::with_error_info("SHUTTING_DOWN", "netio", []);
+        let status = Status::with_error_details(Code::Unavailable, "stops", details);
+        Failure::of_stream(&status, &remote())
+    }
+
     #[test]
-    fn watches_left_behind_are_named_with_a_command_that_ends_them() {
+    fn watches_left_behind_are_named_and_when_they_end() {
         let ids = ["w-1".to_owned(), "w-2".to_owned()];
-        let lost = || Failure::of_stream(&Status::unknown("broken"), &remote());
-        let shown = lost().leaving(&ids, &remote()).to_string();
+        let shown = lost().leaving(&ids, TTL, &remote()).to_string();
+        assert!(
+            shown.contains("end by themselves within 10 s: w-1 w-2"),
+            "{shown}"
+        );
+        assert_eq!(lost().leaving(&[], TTL, &remote()), lost());
+        assert_eq!(lost().leaving(&ids, TTL, &Origin::InProcess), lost());
+        assert_eq!(stops().leaving(&ids, TTL, &remote()), stops());
+    }
+
+    #[test]
+    fn standing_watches_left_behind_are_named_with_a_command_that_ends_them() {
+        let ids = ["w-1".to_owned(), "w-2".to_owned()];
+        let shown = lost().leaving_standing(&ids, &remote()).to_string();
         assert!(
             shown.contains("netio-client unwatch w-1 w-2 --endpoint http://h:1"),
             "{shown}"
         );
-        assert_eq!(lost().leaving(&[], &remote()), lost());
-        assert_eq!(lost().leaving(&ids, &Origin::InProcess), lost());
-
-        let details = ErrorDetails::with_error_info("SHUTTING_DOWN", "netio", []);
-        let status = Status::with_error_details(Code::Unavailable, "stops", details);
-        let stops = || Failure::of_stream(&status, &remote());
-        assert_eq!(stops().leaving(&ids, &remote()), stops());
+        assert_eq!(lost().leaving_standing(&[], &remote()), lost());
+        assert_eq!(stops().leaving_standing(&ids, &remote()), stops());
     }
 
     #[test]
-    fn a_shell_word_is_quoted_where_it_must_be() {
-        assert_eq!(shell_word("unix:///run/a.sock"), "unix:///run/a.sock");
-        assert_eq!(shell_word("unix:///a b"), "'unix:///a b'");
-        assert_eq!(shell_word("unix:///it's"), r"'unix:///it'\''s'");
-        assert_eq!(shell_word("http://[::1]:1"), "'http://[::1]:1'");
+    fn where_no_process_matches_a_rule_may_wait_and_a_pid_not() {
+        let of_rule = Failure::of_watch(&v1::Target::port(3306), &refused("netio"), &remote());
+        let shown = of_rule.to_string();
+        assert!(shown.starts_with("cannot watch port 3306: "), "{shown}");
+        assert!(shown.contains("--wait"), "{shown}");
+        let of_pid = Failure::of_watch(&v1::Target::pid(7), &refused("netio"), &remote());
+        let shown = of_pid.to_string();
+        assert!(
+            !shown.contains("--wait") && shown.contains("pgrep"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -2,14 +2,14 @@
 //! send and receive, produces an exit code (0 done, 1 failed, 2 wrong command
 //! line).
 //!
-//! The way of the data: [`conn`] → [`ticks`] → [`watched`] → [`table`] or
+//! The way of a request: [`args`] → [`wanted`] → [`rpc`]. The way of the data:
+//! [`conn`] → [`ticks`] → [`watched`] → [`table`] or
 //! [`json`] → [`output`], driven by the loop in [`watch`].
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
+mod align;
 mod args;
 mod commands;
 mod conn;
@@ -19,11 +19,15 @@ mod failure;
 mod json;
 mod model;
 mod output;
+mod process;
 mod rpc;
+mod shell;
 mod table;
+mod target;
 mod text;
 mod ticks;
 mod units;
+mod wanted;
 mod watch;
 mod watched;
 
@@ -34,7 +38,7 @@ use failure::Failure;
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
-    match dispatch(Args::parse().command) {
+    match dispatch(Args::read().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
@@ -50,6 +54,7 @@ fn dispatch(command: Command) -> Result<bool, Failure> {
         Command::Watch(args) => block_on(commands::watch::run(args)),
         Command::List(args) => block_on(commands::list::run(args)),
         Command::Unwatch(args) => block_on(commands::unwatch::run(args)),
+        Command::Discover(args) => block_on(commands::discover::run(args)),
         Command::Info(args) => block_on(commands::info::run(args)),
         Command::Doctor(args) => commands::doctor::run(&args),
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use netio::v1;
 
-use crate::text;
+use crate::{process::Process, text};
 
 /// A rate over less than this would say nothing: one packet would be gigabytes
 /// per second.
@@ -26,29 +26,90 @@ pub(crate) struct Tick {
     pub(crate) skipped_ticks: u64,
     /// The samples.
     pub(crate) samples: Vec<Sample>,
+    /// Processes of the whole collector that have no line of their own, counted
+    /// since its start.
+    pub(crate) map_full_processes: u64,
 }
 
-/// What one watched process did.
+/// What the processes of one watch did, in sum.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sample {
     /// Names the watch.
     pub(crate) watch_id: String,
-    /// The process.
-    pub(crate) pid: u32,
-    /// Its name, fit for a terminal.
-    pub(crate) name: String,
+    /// What it is for, in words; told by the watch, not by its samples.
+    pub(crate) target: String,
+    /// Its process; where there are several, the oldest; none if there never was one.
+    pub(crate) process: Option<Process>,
+    /// Processes that ran in this interval.
+    pub(crate) process_count: u32,
     /// When counting began, by the collector's clock, where that is known.
     pub(crate) begin: Option<Timestamp>,
-    /// Whether it is gone; then this is its last sample.
-    pub(crate) exited: bool,
+    /// How it stands.
+    pub(crate) state: State,
+    /// What they sent.
+    pub(crate) sent: Flow,
+    /// What they received.
+    pub(crate) received: Flow,
+    /// The part of each process, if that was asked for.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// What one process of a watch did.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Part {
+    /// The process; none: the sum over those that have no line of their own.
+    pub(crate) process: Option<Process>,
+    /// How it stands; never waiting.
+    pub(crate) state: State,
     /// What it sent.
     pub(crate) sent: Flow,
     /// What it received.
     pub(crate) received: Flow,
 }
 
+/// How a watch or a process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It runs.
+    Running,
+    /// Nothing runs, but what matches later will be counted.
+    Waiting,
+    /// It is gone; this is its last sample.
+    Exited,
+}
+
+impl State {
+    /// As JSON and the table have it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Exited => "exited",
+        }
+    }
+}
+
+impl From<v1::ProcessState> for State {
+    fn from(state: v1::ProcessState) -> Self {
+        match state {
+            v1::ProcessState::Unspecified | v1::ProcessState::Running => Self::Running,
+            v1::ProcessState::Waiting => Self::Waiting,
+            v1::ProcessState::Exited => Self::Exited,
+        }
+    }
+}
+
+impl Sample {
+    /// Its process, where there is one to be shown: none while it waits.
+    pub(crate) fn shown_process(&self) -> Option<&Process> {
+        self.process
+            .as_ref()
+            .filter(|_| self.state != State::Waiting)
+    }
+}
+
 impl Tick {
-    /// For how long the process of `sample` was counted in this tick: not all
+    /// For how long the processes of `sample` were counted in this tick: not all
     /// of it where counting began within. Never zero, and no more than the
     /// interval.
     pub(crate) fn counted(&self, sample: &Sample) -> Duration {
@@ -75,6 +136,13 @@ pub(crate) struct Flow {
     pub(crate) calls_total: u64,
 }
 
+impl Flow {
+    /// Whether no byte moved in this interval.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 impl TryFrom<v1::SubscribeResponse> for Tick {
     type Error = &'static str;
 
@@ -91,21 +159,22 @@ impl TryFrom<v1::SubscribeResponse> for Tick {
                 .ok_or("a tick without a valid interval")?,
             skipped_ticks: tick.skipped_ticks,
             samples: tick.samples.into_iter().map(Sample::from).collect(),
+            map_full_processes: tick.map_full.map_or(0, |it| it.processes),
         })
     }
 }
 
 impl From<v1::NetIoSample> for Sample {
     fn from(sample: v1::NetIoSample) -> Self {
-        let exited = sample.state() == v1::ProcessState::Exited;
-        let process = sample.process.unwrap_or_default();
+        let state = sample.state().into();
+        let parts = sample.processes.into_iter().chain(sample.unlisted);
         Self {
             watch_id: text::line(&sample.watch_id),
-            pid: process.pid,
-            name: text::line(&process.name),
-            // Told by the watch, not by its samples.
+            target: String::new(),
+            process: sample.process.map(Process::from),
+            process_count: sample.process_count,
             begin: None,
-            exited,
+            state,
             sent: Flow {
                 bytes: sample.sent_bytes,
                 calls: sample.sent_calls,
@@ -118,6 +187,28 @@ impl From<v1::NetIoSample> for Sample {
                 bytes_total: sample.received_bytes_total,
                 calls_total: sample.received_calls_total,
             },
+            parts: parts.map(Part::from).collect(),
+        }
+    }
+}
+
+impl From<v1::ProcessSample> for Part {
+    fn from(part: v1::ProcessSample) -> Self {
+        Self {
+            state: part.state().into(),
+            process: part.process.map(Process::from),
+            sent: Flow {
+                bytes: part.sent_bytes,
+                calls: part.sent_calls,
+                bytes_total: part.sent_bytes_total,
+                calls_total: part.sent_calls_total,
+            },
+            received: Flow {
+                bytes: part.received_bytes,
+                calls: part.received_calls,
+                bytes_total: part.received_bytes_total,
+                calls_total: part.received_calls_total,
+            },
         }
     }
 }
@@ -128,133 +219,4 @@ pub(crate) fn timestamp(time: prost_types::Timestamp) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A tick of 12:00:0N UTC, one second long.
-    pub(crate) fn tick(sequence: u64, samples: Vec<Sample>) -> Tick {
-        let noon: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
-        Tick {
-            sequence,
-            time: noon + Duration::from_secs(sequence),
-            interval: Duration::from_secs(1),
-            skipped_ticks: 0,
-            samples,
-        }
-    }
-
-    /// An idle process.
-    pub(crate) fn sample(watch_id: &str, pid: u32) -> Sample {
-        Sample {
-            watch_id: watch_id.to_owned(),
-            pid,
-            name: format!("process{pid}"),
-            begin: None,
-            exited: false,
-            sent: Flow::default(),
-            received: Flow::default(),
-        }
-    }
-
-    fn message() -> v1::SubscribeResponse {
-        v1::SubscribeResponse {
-            sequence: 9,
-            time: Some(prost_types::Timestamp {
-                seconds: 1_700_000_000,
-                nanos: 5,
-            }),
-            interval: Some(prost_types::Duration {
-                seconds: 1,
-                nanos: 500,
-            }),
-            skipped_ticks: 2,
-            instance: None,
-            samples: vec![v1::NetIoSample {
-                watch_id: "w-1".to_owned(),
-                process: Some(v1::Process {
-                    pid: 42,
-                    start_time_ns: 1,
-                    name: "evil\u{1b}[0m".to_owned(),
-                }),
-                state: v1::ProcessState::Exited.into(),
-                sent_bytes: 1,
-                received_bytes: 2,
-                sent_calls: 3,
-                received_calls: 4,
-                sent_bytes_total: 5,
-                received_bytes_total: 6,
-                sent_calls_total: 7,
-                received_calls_total: 8,
-            }],
-        }
-    }
-
-    #[test]
-    fn every_field_arrives() {
-        let tick = Tick::try_from(message()).unwrap();
-        assert_eq!((tick.sequence, tick.skipped_ticks), (9, 2));
-        assert_eq!(tick.time.to_string(), "2023-11-14T22:13:20.000000005Z");
-        assert_eq!(tick.interval, Duration::new(1, 500));
-        let sample = &tick.samples[0];
-        assert_eq!((sample.watch_id.as_str(), sample.pid), ("w-1", 42));
-        assert_eq!(sample.name, "evil\u{fffd}[0m");
-        assert!(sample.exited);
-        let Flow {
-            bytes,
-            calls,
-            bytes_total,
-            calls_total,
-        } = sample.sent;
-        assert_eq!((bytes, calls, bytes_total, calls_total), (1, 3, 5, 7));
-        let Flow {
-            bytes,
-            calls,
-            bytes_total,
-            calls_total,
-        } = sample.received;
-        assert_eq!((bytes, calls, bytes_total, calls_total), (2, 4, 6, 8));
-    }
-
-    #[test]
-    fn the_time_counted_begins_with_the_watch() {
-        let mut tick = tick(5, vec![]);
-        for (begin, counted_ms) in [
-            (None, 1000),
-            (Some(tick.time - Duration::from_secs(30)), 1000),
-            (Some(tick.time - Duration::from_millis(250)), 250),
-            (Some(tick.time - Duration::from_micros(3)), 10),
-            (Some(tick.time), 1000),
-            (Some(tick.time + Duration::from_secs(9)), 1000),
-        ] {
-            let sample = Sample {
-                begin,
-                ..sample("w-1", 7)
-            };
-            let counted = tick.counted(&sample);
-            assert_eq!(counted, Duration::from_millis(counted_ms), "{begin:?}");
-        }
-        // No longer than a tick that is shorter than that.
-        tick.interval = Duration::from_millis(1);
-        let sample = Sample {
-            begin: Some(tick.time - Duration::from_micros(3)),
-            ..sample("w-1", 7)
-        };
-        assert_eq!(tick.counted(&sample), tick.interval);
-    }
-
-    #[test]
-    fn broken_ticks_are_refused() {
-        let break_it: [fn(&mut v1::SubscribeResponse); 5] = [
-            |tick| tick.time = None,
-            |tick| tick.time.as_mut().unwrap().seconds = i64::MAX,
-            |tick| tick.interval = None,
-            |tick| tick.interval = Some(prost_types::Duration::default()),
-            |tick| tick.interval.as_mut().unwrap().seconds = -5,
-        ];
-        for (index, change) in break_it.into_iter().enumerate() {
-            let mut tick = message();
-            change(&mut tick);
-            assert!(Tick::try_from(tick).is_err(), "case {index}");
-        }
-    }
-}
+pub(crate) mod tests;

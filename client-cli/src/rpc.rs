@@ -10,7 +10,7 @@ use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 use crate::{
     failure::{Failure, Origin},
-    text,
+    target, text,
 };
 
 /// How long a call may take.
@@ -18,6 +18,10 @@ const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// How long a call that is under way may go on after the user asked to stop.
 /// It is not cut off at once, because a watch could be made and not be known.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// The largest message that is taken. Lists of processes can be longer than the
+/// 4 MiB that are the library's own limit.
+const LARGEST_MESSAGE: usize = 16 << 20;
 
 /// A collector that can be called.
 #[derive(Clone, Debug)]
@@ -31,7 +35,7 @@ impl Rpc {
     /// Calls through `channel`. `stop` tells that the user wants to leave.
     pub(crate) fn new(channel: Channel, origin: Origin, stop: CancellationToken) -> Self {
         Self {
-            client: NetIoServiceClient::new(channel),
+            client: NetIoServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE),
             origin,
             stop,
         }
@@ -42,21 +46,28 @@ impl Rpc {
         &self.origin
     }
 
-    /// Makes a watch for `pid`.
-    pub(crate) async fn watch(&self, pid: u32) -> Result<v1::Watch, Failure> {
-        let request = v1::WatchRequest {
-            target: Some(target(pid)),
-        };
+    /// Makes a watch.
+    pub(crate) async fn watch(&self, request: v1::WatchRequest) -> Result<v1::Watch, Failure> {
+        let target = request.target.clone().unwrap_or_default();
         let mut client = self.client.clone();
         let answer = self
             .bounded(client.watch(request))
             .await
-            .map_err(|status| self.failure(&format!("watch pid {pid}"), &status))?;
+            .map_err(|status| Failure::of_watch(&target, &status, &self.origin))?;
         answer
             .watch
             .filter(|watch| !watch.watch_id.is_empty())
             .filter(|watch| text::line(&watch.watch_id) == watch.watch_id)
             .ok_or_else(|| Failure::of_answer("a watch without a valid id", &self.origin))
+    }
+
+    /// Renews the leases of watches of one's own.
+    pub(crate) async fn renew(&self, watch_ids: Vec<String>) -> Result<(), Failure> {
+        let mut client = self.client.clone();
+        self.bounded(client.renew_watches(v1::RenewWatchesRequest { watch_ids }))
+            .await
+            .map_err(|status| self.failure("renew the watches", &status))?;
+        Ok(())
     }
 
     /// Ends what `selector` names and returns the ids of the watches ended.
@@ -66,7 +77,9 @@ impl Rpc {
     ) -> Result<Vec<String>, Failure> {
         let doing = match &selector {
             v1::unwatch_request::Selector::WatchId(id) => format!("end watch {}", text::line(id)),
-            v1::unwatch_request::Selector::Target(_) => "end the watches".to_owned(),
+            v1::unwatch_request::Selector::Target(target) => {
+                format!("end your watches of {}", target::describe(target))
+            }
         };
         let request = v1::UnwatchRequest {
             selector: Some(selector),
@@ -102,6 +115,15 @@ impl Rpc {
             .watches)
     }
 
+    /// The database servers on the collector's host.
+    pub(crate) async fn discover(&self) -> Result<Vec<v1::Database>, Failure> {
+        let mut client = self.client.clone();
+        let answer = self.bounded(client.discover(v1::DiscoverRequest {})).await;
+        Ok(answer
+            .map_err(|status| self.failure("look for database servers", &status))?
+            .databases)
+    }
+
     /// What the collector is.
     pub(crate) async fn info(&self) -> Result<v1::CollectorInfo, Failure> {
         let mut client = self.client.clone();
@@ -112,15 +134,20 @@ impl Rpc {
             .ok_or_else(|| Failure::of_answer("no information", &self.origin))
     }
 
-    /// Opens a stream of ticks with the samples of these watches (none: all).
+    /// Opens a stream of ticks with the samples of these watches (none: all), and
+    /// of each of their processes if that is wanted.
     pub(crate) async fn subscribe(
         &self,
         watch_ids: Vec<String>,
+        per_process: bool,
     ) -> Result<Streaming<v1::SubscribeResponse>, Failure> {
         let mut client = self.client.clone();
-        self.bounded(client.subscribe(v1::SubscribeRequest { watch_ids }))
-            .await
-            .map_err(|status| self.failure("subscribe", &status))
+        self.bounded(client.subscribe(v1::SubscribeRequest {
+            watch_ids,
+            per_process,
+        }))
+        .await
+        .map_err(|status| self.failure("subscribe", &status))
     }
 
     fn failure(&self, doing: &str, status: &Status) -> Failure {
@@ -142,12 +169,5 @@ impl Rpc {
             },
             () = stopped => Err(Status::cancelled("stopped before the collector answered")),
         }
-    }
-}
-
-/// The process with this pid.
-pub(crate) fn target(pid: u32) -> v1::Target {
-    v1::Target {
-        selector: Some(v1::target::Selector::Pid(pid)),
     }
 }

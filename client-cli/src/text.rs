@@ -4,32 +4,34 @@
 
 /// The longest name or id that is shown, in characters.
 const LONGEST_LINE: usize = 256;
-/// The longest message that is shown, in characters.
+/// The longest message or path that is shown, in characters.
 const LONGEST_MESSAGE: usize = 4096;
 
 /// A name or an id: one line, of at most 256 characters.
 pub(crate) fn line(text: &str) -> String {
-    text.chars()
-        .take(LONGEST_LINE)
-        .map(|c| if is_harmless(c) { c } else { REPLACEMENT })
-        .collect()
+    fit(text, LONGEST_LINE, is_harmless)
+}
+
+/// A path or the like: one line, of at most 4,096 characters.
+pub(crate) fn long_line(text: &str) -> String {
+    fit(text, LONGEST_MESSAGE, is_harmless)
 }
 
 /// A message: may have several lines, at most 4,096 characters.
 pub(crate) fn message(text: &str) -> String {
-    text.chars()
-        .take(LONGEST_MESSAGE)
-        .map(|c| {
-            if is_harmless(c) || c == '\n' {
-                c
-            } else {
-                REPLACEMENT
-            }
-        })
-        .collect()
+    fit(text, LONGEST_MESSAGE, |c| is_harmless(c) || c == '\n')
 }
 
-const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
+fn fit(text: &str, longest: usize, may_stay: impl Fn(char) -> bool) -> String {
+    let fit = |c| {
+        if may_stay(c) {
+            c
+        } else {
+            char::REPLACEMENT_CHARACTER
+        }
+    };
+    text.chars().take(longest).map(fit).collect()
+}
 
 fn is_harmless(c: char) -> bool {
     !c.is_control()
@@ -58,6 +60,7 @@ mod tests {
             "a\u{fffd}31m\u{fffd}\u{fffd}b\u{fffd}"
         );
         assert_eq!(line("a\u{202e}b"), "a\u{fffd}b");
+        assert_eq!(long_line("a\nb\u{1b}"), "a\u{fffd}b\u{fffd}");
         assert_eq!(message("two\nlines\u{1b}"), "two\nlines\u{fffd}");
     }
 
@@ -65,6 +68,7 @@ mod tests {
     fn length_is_bounded() {
         let long = "x".repeat(100_000);
         assert_eq!(line(&long).len(), LONGEST_LINE);
+        assert_eq!(long_line(&long).len(), LONGEST_MESSAGE);
         assert_eq!(message(&long).len(), LONGEST_MESSAGE);
     }
 }

@@ -4,9 +4,9 @@
 //! A watch can be named in a subscription only once it exists, and a tick may
 //! fall in between, perhaps with the only sample of a process that exits at
 //! once. So the stream is opened before the first watch is made, for
-//! everything, and then changed for one of the watches wanted. A stream knows
-//! nothing of the ticks before it was opened, so the wide one is read until the
-//! narrow one continues it without a gap.
+//! everything, and then changed for one of the watches wanted, which is what
+//! holds their leases. A stream knows nothing of the ticks before it was opened,
+//! so the wide one is read until the narrow one continues it without a gap.
 
 use netio::v1;
 use tonic::Streaming;
@@ -26,7 +26,10 @@ pub(crate) struct Ticks {
     last: Option<u64>,
     /// The stream that is to follow, beside the wide one until it can.
     narrow: Option<Narrow>,
-    has_narrowed: bool,
+    /// What was last asked for instead of everything; and whether it was given.
+    asked: Vec<String>,
+    is_narrow: bool,
+    per_process: bool,
 }
 
 #[derive(Debug)]
@@ -48,30 +51,37 @@ impl Narrow {
 
 impl Ticks {
     /// Subscribes to every watch of the collector.
-    pub(crate) async fn of_everything(rpc: &Rpc) -> Result<Self, Failure> {
+    pub(crate) async fn of_everything(rpc: &Rpc, per_process: bool) -> Result<Self, Failure> {
         Ok(Self {
-            stream: rpc.subscribe(Vec::new()).await?,
+            stream: rpc.subscribe(Vec::new(), per_process).await?,
             origin: rpc.origin().clone(),
             last: None,
             narrow: None,
-            has_narrowed: false,
+            asked: Vec::new(),
+            is_narrow: false,
+            per_process,
         })
     }
 
-    /// Subscribes to these watches alone, from a coming tick on. Does so once:
-    /// where it is refused (a watch has just ended, there are too many ids) the
-    /// stream of everything goes on, which costs traffic but no sample.
-    pub(crate) async fn narrow(&mut self, rpc: &Rpc, watch_ids: Vec<String>) {
-        if self.has_narrowed || watch_ids.is_empty() {
-            return;
+    /// Subscribes to these watches alone, from a coming tick on. Where it is
+    /// refused (a watch has just ended, there are too many ids or subscribers)
+    /// the stream of everything goes on, which costs traffic but no sample; it
+    /// can be asked again for other watches. Once it is given, it stays.
+    ///
+    /// Produces whether a stream that names the watches is open.
+    pub(crate) async fn narrow(&mut self, rpc: &Rpc, watch_ids: Vec<String>) -> bool {
+        if self.is_narrow || watch_ids.is_empty() || watch_ids == self.asked {
+            return self.is_narrow;
         }
-        self.has_narrowed = true;
-        if let Ok(stream) = rpc.subscribe(watch_ids).await {
+        self.asked.clone_from(&watch_ids);
+        if let Ok(stream) = rpc.subscribe(watch_ids, self.per_process).await {
+            self.is_narrow = true;
             self.narrow = Some(Narrow {
                 stream,
                 first: None,
             });
         }
+        self.is_narrow
     }
 
     /// The next tick. May be dropped while it waits: nothing is lost.

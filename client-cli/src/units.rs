@@ -1,4 +1,7 @@
-//! Bytes for people: takes a number of bytes, produces text of a fixed width.
+//! Quantities for people: takes a number of bytes, produces text of a fixed
+//! width; takes a duration, produces it in its two largest units.
+
+use std::time::Duration;
 
 /// The width of what [`bytes`] produces, up to 1,024 EiB.
 pub(crate) const WIDTH: usize = 11;
@@ -25,6 +28,24 @@ pub(crate) fn bytes(count: f64) -> String {
         unit = larger;
     }
     format!("{scaled:>7.2} {unit}")
+}
+
+/// Shows how long ago something was, such as "5 min 3 s" or "2 d 4 h".
+pub(crate) fn age(age: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let seconds = age.as_secs();
+    let largest = UNITS.iter().position(|(length, _)| seconds >= *length);
+    let Some(largest) = largest else {
+        return "0 s".to_owned();
+    };
+    let mut rest = seconds;
+    let units = UNITS.iter().skip(largest).take(2);
+    let parts = units.map(|(length, name)| {
+        let count = rest / length;
+        rest %= length;
+        format!("{count} {name}")
+    });
+    parts.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -59,5 +80,21 @@ mod tests {
                 assert_eq!(bytes(count as f64).len(), WIDTH, "{count}");
             }
         }
+    }
+
+    #[test]
+    fn ages_in_their_two_largest_units() {
+        for (seconds, shown) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (303, "5 min 3 s"),
+            (3 * 3600 + 20 * 60 + 59, "3 h 20 min"),
+            (86_400, "1 d 0 h"),
+            (100 * 86_400 + 7200, "100 d 2 h"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), shown);
+        }
+        assert_eq!(age(Duration::from_millis(999)), "0 s");
     }
 }

@@ -1,9 +1,9 @@
 //! The watches of this client and how each stands, as a pure state machine:
 //! takes ticks, produces the part of each that is to be shown.
 //!
-//! Promises: samples come in the order in which their processes were named,
-//! none after its process exited, and a watch that somebody else ended is
-//! noticed rather than waited for. Holds one entry per watch made, so no more
+//! Promises: samples come in the order in which their targets were named, none
+//! after a watch ended, and a watch that ended otherwise than with its processes
+//! is noticed rather than waited for. Holds one entry per watch made, so no more
 //! than the collector allows.
 
 use std::collections::HashMap;
@@ -11,7 +11,11 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use netio::v1;
 
-use crate::model::{Sample, Tick, timestamp};
+use crate::{
+    model::{Sample, State, Tick, timestamp},
+    process::Process,
+    target,
+};
 
 /// The watches that this client made.
 #[derive(Debug, Default)]
@@ -22,10 +26,17 @@ pub(crate) struct Watched {
 #[derive(Debug)]
 struct Entry {
     watch_id: String,
-    pid: u32,
+    /// What it is for, in words.
+    target: String,
+    is_rule: bool,
     /// When counting began, by the collector's clock.
     create_time: Option<Timestamp>,
     phase: Phase,
+    /// The process that was last seen to be the oldest.
+    oldest: Option<Process>,
+    /// Whether no other process ran beside it when it was seen last, so that one
+    /// that is the oldest now must have come since.
+    was_alone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +45,7 @@ enum Phase {
     New,
     /// In ticks.
     Sampled,
-    /// Its process exited or the watch ended: it will be in no tick again.
+    /// Its processes exited or the watch ended: it will be in no tick again.
     Over,
 }
 
@@ -43,20 +54,23 @@ enum Phase {
 pub(crate) struct Update {
     /// The tick with only the samples of this client's watches.
     pub(crate) tick: Tick,
-    /// Pids whose watch is gone though their process was not seen to exit.
-    pub(crate) lost: Vec<u32>,
-    /// Whether there were samples of other watches too.
-    pub(crate) others: bool,
+    /// Targets whose watch is gone though their processes were not seen to exit.
+    pub(crate) lost: Vec<String>,
+    /// Processes that took the place of those that a rule had before.
+    pub(crate) anew: Vec<Process>,
 }
 
 impl Watched {
-    /// Adds a watch that the collector made for `pid`.
-    pub(crate) fn add(&mut self, pid: u32, watch: &v1::Watch) {
+    /// Adds a watch that the collector made for `target`.
+    pub(crate) fn add(&mut self, target: &v1::Target, watch: &v1::Watch) {
         self.entries.push(Entry {
             watch_id: watch.watch_id.clone(),
-            pid,
+            target: target::describe(target),
+            is_rule: target::is_rule(target),
             create_time: watch.create_time.and_then(timestamp),
             phase: Phase::New,
+            oldest: watch.processes.first().cloned().map(Process::from),
+            was_alone: watch.process_count <= 1,
         });
     }
 
@@ -84,40 +98,36 @@ impl Watched {
 
     /// Takes the next tick.
     pub(crate) fn advance(&mut self, mut tick: Tick) -> Update {
-        let received = tick.samples.len();
         let mut samples: HashMap<String, Sample> = tick
             .samples
             .drain(..)
             .map(|sample| (sample.watch_id.clone(), sample))
             .collect();
-        let mut lost = Vec::new();
+        let (mut lost, mut anew) = (Vec::new(), Vec::new());
         for entry in &mut self.entries {
             if entry.phase == Phase::Over {
                 continue;
             }
             match samples.remove(&entry.watch_id) {
                 Some(mut sample) => {
-                    entry.phase = if sample.exited {
+                    entry.phase = if sample.state == State::Exited {
                         Phase::Over
                     } else {
                         Phase::Sampled
                     };
-                    sample.pid = entry.pid;
+                    anew.extend(entry.successor(&sample));
+                    sample.target.clone_from(&entry.target);
                     sample.begin = entry.create_time;
                     tick.samples.push(sample);
                 }
                 None if entry.must_be_in(&tick) => {
                     entry.phase = Phase::Over;
-                    lost.push(entry.pid);
+                    lost.push(entry.target.clone());
                 }
                 None => {}
             }
         }
-        Update {
-            others: tick.samples.len() < received,
-            tick,
-            lost,
-        }
+        Update { tick, lost, anew }
     }
 }
 
@@ -132,100 +142,198 @@ impl Entry {
                     .is_ok_and(|begin| begin > create_time)
             })
     }
+
+    /// The process that runs in the place of an earlier one, told once. Where
+    /// several run, that the oldest is gone does not make the next one new.
+    fn successor(&mut self, sample: &Sample) -> Option<Process> {
+        let runs = sample.state == State::Running;
+        let was_alone = self.was_alone;
+        self.was_alone = !runs || sample.process_count <= 1;
+        let process = sample.process.clone()?;
+        let earlier = self.oldest.replace(process.clone())?;
+        let is_new = self.is_rule && runs && was_alone && !process.is(&earlier);
+        is_new.then_some(process)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::tests::{sample, tick};
+    use crate::model::tests::{process, sample, tick, waiting};
 
-    /// Watches of these pids, made within tick 1, with ids "w-PID".
-    fn watched(pids: &[u32]) -> Watched {
+    /// Watches of these targets, made within tick 1, with ids "w-1" and on.
+    fn watched(targets: &[v1::Target]) -> Watched {
         let mut watched = Watched::default();
         let create_time = prost_types::Timestamp {
             seconds: tick(0, vec![]).time.as_second(),
             nanos: 500_000_000,
         };
-        for pid in pids {
+        for (index, target) in targets.iter().enumerate() {
             let watch = v1::Watch {
-                watch_id: format!("w-{pid}"),
+                watch_id: format!("w-{}", index + 1),
                 create_time: Some(create_time),
                 ..v1::Watch::default()
             };
-            watched.add(*pid, &watch);
+            watched.add(target, &watch);
         }
         watched
     }
 
+    fn pids(pids: &[u32]) -> Watched {
+        let targets: Vec<_> = pids.iter().copied().map(v1::Target::pid).collect();
+        watched(&targets)
+    }
+
     fn exited(watch_id: &str, pid: u32) -> Sample {
         Sample {
-            exited: true,
+            state: State::Exited,
             ..sample(watch_id, pid)
         }
     }
 
-    fn pids(update: &Update) -> Vec<u32> {
-        update
-            .tick
-            .samples
-            .iter()
-            .map(|sample| sample.pid)
-            .collect()
+    fn targets(update: &Update) -> Vec<&str> {
+        let samples = update.tick.samples.iter();
+        samples.map(|sample| sample.target.as_str()).collect()
     }
 
     #[test]
-    fn own_samples_in_the_order_of_the_pids() {
-        let mut watched = watched(&[7, 3]);
+    fn own_samples_in_the_order_of_the_targets() {
+        let mut watched = watched(&[v1::Target::pid(7), v1::Target::port(3306)]);
         let update = watched.advance(tick(
             1,
-            vec![sample("w-3", 3), sample("w-5", 5), sample("w-7", 7)],
+            vec![sample("w-2", 3), sample("w-5", 5), sample("w-1", 7)],
         ));
-        assert_eq!(pids(&update), [7, 3]);
-        assert!(
-            update
-                .tick
-                .samples
-                .iter()
-                .all(|sample| sample.begin.is_some())
-        );
-        assert!(update.others);
-        let update = watched.advance(tick(2, vec![sample("w-3", 3), sample("w-7", 7)]));
-        assert!(!update.others);
+        assert_eq!(targets(&update), ["pid 7", "port 3306"]);
+        let samples = &update.tick.samples;
+        assert!(samples.iter().all(|sample| sample.begin.is_some()));
     }
 
     #[test]
     fn over_when_every_process_exited() {
-        let mut watched = watched(&[7, 3]);
-        watched.advance(tick(1, vec![exited("w-7", 7), sample("w-3", 3)]));
+        let mut watched = pids(&[7, 3]);
+        watched.advance(tick(1, vec![exited("w-1", 7), sample("w-2", 3)]));
         assert!(!watched.all_over());
-        assert_eq!(watched.live(), ["w-3"]);
-        let update = watched.advance(tick(2, vec![exited("w-3", 3)]));
-        assert_eq!(pids(&update), [3]);
+        assert_eq!(watched.live(), ["w-2"]);
+        let update = watched.advance(tick(2, vec![exited("w-2", 3)]));
+        assert_eq!(targets(&update), ["pid 3"]);
         assert!(watched.all_over() && watched.live().is_empty());
     }
 
     #[test]
+    fn a_rule_that_waits_is_not_over() {
+        let mut watched = watched(&[v1::Target::port(3306)]);
+        watched.advance(tick(1, vec![sample("w-1", 7)]));
+        let update = watched.advance(tick(2, vec![waiting("w-1", "")]));
+        assert_eq!(targets(&update), ["port 3306"]);
+        assert!(!watched.all_over());
+    }
+
+    #[test]
     fn a_watch_that_was_ended_lives_no_more() {
-        let mut watched = watched(&[7, 3]);
-        watched.ended("w-7");
-        assert_eq!(watched.live(), ["w-3"]);
+        let mut watched = pids(&[7, 3]);
+        watched.ended("w-1");
+        assert_eq!(watched.live(), ["w-2"]);
     }
 
     #[test]
     fn a_watch_that_stops_to_appear_is_lost() {
-        let mut watched = watched(&[7]);
-        watched.advance(tick(1, vec![sample("w-7", 7)]));
+        let mut watched = pids(&[7]);
+        watched.advance(tick(1, vec![sample("w-1", 7)]));
         let update = watched.advance(tick(2, vec![]));
-        assert_eq!(update.lost, [7]);
+        assert_eq!(update.lost, ["pid 7"]);
         assert!(watched.all_over());
     }
 
     #[test]
     fn a_tick_from_before_the_watch_proves_nothing() {
-        let mut watched = watched(&[7]);
+        let mut watched = pids(&[7]);
         for early in [0, 1] {
             assert!(watched.advance(tick(early, vec![])).lost.is_empty());
         }
-        assert_eq!(watched.advance(tick(2, vec![])).lost, [7]);
+        assert_eq!(watched.advance(tick(2, vec![])).lost, ["pid 7"]);
+    }
+
+    /// The processes that run anew in each tick of these samples of a watch.
+    fn anew(target: v1::Target, samples: Vec<Sample>) -> Vec<Vec<u32>> {
+        let mut watched = watched(&[target]);
+        samples
+            .into_iter()
+            .map(|sample| {
+                let update = watched.advance(tick(1, vec![sample]));
+                update.anew.iter().map(|process| process.pid).collect()
+            })
+            .collect()
+    }
+
+    fn beside_others(pid: u32, process_count: u32) -> Sample {
+        Sample {
+            process_count,
+            ..sample("w-1", pid)
+        }
+    }
+
+    /// It waits; this process was the last.
+    fn waiting_after(pid: u32) -> Sample {
+        Sample {
+            process: Some(process(pid)),
+            ..waiting("w-1", "")
+        }
+    }
+
+    #[test]
+    fn a_process_that_follows_another_runs_anew_and_is_told_once() {
+        // With a tick in which nothing ran, and with both in one tick.
+        let rule = v1::Target::name("db");
+        let samples = vec![
+            waiting("w-1", ""),
+            sample("w-1", 7),
+            waiting_after(7),
+            sample("w-1", 8),
+            sample("w-1", 8),
+            beside_others(9, 2),
+            sample("w-1", 9),
+        ];
+        assert_eq!(
+            anew(rule, samples),
+            [vec![], vec![], vec![], vec![8], vec![], vec![9], vec![]]
+        );
+    }
+
+    #[test]
+    fn a_pid_that_is_used_again_is_a_process_that_runs_anew() {
+        let mut again = sample("w-1", 7);
+        again.process.as_mut().unwrap().start_time_ns = 99;
+        let samples = vec![sample("w-1", 7), again];
+        assert_eq!(anew(v1::Target::port(1), samples), [vec![], vec![7]]);
+    }
+
+    #[test]
+    fn the_next_oldest_of_several_has_run_all_along() {
+        let samples = vec![beside_others(7, 3), beside_others(8, 3)];
+        assert_eq!(anew(v1::Target::name("db"), samples), [[0; 0]; 2]);
+    }
+
+    #[test]
+    fn what_the_watch_began_with_counts_as_seen() {
+        let mut watched = Watched::default();
+        let watch = v1::Watch {
+            watch_id: "w-1".to_owned(),
+            processes: vec![v1::Process {
+                pid: 7,
+                start_time_ns: 7,
+                ..v1::Process::default()
+            }],
+            process_count: 1,
+            ..v1::Watch::default()
+        };
+        watched.add(&v1::Target::port(1), &watch);
+        let update = watched.advance(tick(1, vec![sample("w-1", 8)]));
+        assert_eq!(update.anew, [process(8)]);
+    }
+
+    #[test]
+    fn a_pid_never_runs_anew() {
+        let samples = vec![sample("w-1", 7), sample("w-1", 8)];
+        assert_eq!(anew(v1::Target::pid(7), samples), [[0; 0]; 2]);
     }
 }

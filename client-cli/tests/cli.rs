@@ -5,17 +5,19 @@
     reason = "helpers of tests may unwrap as tests do"
 )]
 
+mod support;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use netio_collector::{Listeners, Options, kernel::fake::FakeKernel};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
+use support::{Running, client, endpoint, stderr, stdout, until};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -63,78 +65,6 @@ impl Collector {
     fn watches(&self) -> usize {
         self.kernel.with(|state| state.allowed.len())
     }
-}
-
-fn endpoint(socket: &Path) -> String {
-    format!("unix://{}", socket.display())
-}
-
-fn client(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netio-client"));
-    command
-        .args(line.split_whitespace())
-        .env_remove("NETIO_ENDPOINT")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-/// A process that does nothing until it is dropped.
-struct Running(Child);
-
-impl Running {
-    fn idler() -> Self {
-        Self(Command::new("sleep").arg("60").spawn().unwrap())
-    }
-
-    fn start(mut command: Command) -> Self {
-        Self(command.spawn().unwrap())
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
-    }
-
-    /// The exit code, of a process that ends within a few seconds.
-    fn code(&mut self) -> Option<i32> {
-        let mut status = None;
-        until("the process ends", || {
-            status = self.0.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(10),
-            "{what}: it never did"
-        );
-        sleep(Duration::from_millis(10));
-    }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 #[test]
@@ -243,8 +173,7 @@ fn a_collector_that_goes_away_is_a_failure() {
     let mut stderr = watching.0.stderr.take().unwrap();
     stderr.read_to_string(&mut words).unwrap();
     assert_eq!(words.matches("what to do").count(), 1, "{words}");
-    assert!(words.contains("netio-client unwatch "), "{words}");
-    assert!(words.contains(" --endpoint unix:///"), "{words}");
+    assert!(words.contains("end by themselves within 10 s"), "{words}");
 }
 
 #[test]
@@ -256,10 +185,11 @@ fn watches_are_listed_and_ended() {
 
     let listed = collector.client("list --output json").output().unwrap();
     let watch: Value = serde_json::from_str(&stdout(&listed)).unwrap();
-    assert_eq!(watch["pid"], idler.pid());
+    assert_eq!(watch["target"], format!("pid {}", idler.pid()));
     let id = watch["watch_id"].as_str().unwrap();
     let table = stdout(&collector.client("list").output().unwrap());
-    assert!(table.contains(id) && table.contains("sleep"), "{table}");
+    let target = format!("  pid {}  ", idler.pid());
+    assert!(table.contains(id) && table.contains(&target), "{table}");
 
     let ended = collector.client(&format!("unwatch {id}")).output().unwrap();
     assert_eq!(stdout(&ended), format!("ended {id}\n"));
@@ -282,7 +212,7 @@ fn info_tells_mode_and_limits() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let shown = stdout(&output);
     assert!(
-        shown.contains("tracepoint") && shown.contains("1024 watches"),
+        shown.contains("tracepoint") && shown.contains("at most 1024"),
         "{shown}"
     );
     let output = collector.client("info --output json").output().unwrap();
@@ -327,7 +257,14 @@ fn failures_have_words_and_an_exit_code() {
 fn a_named_endpoint_that_does_not_answer_is_a_failure() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint(&dir.path().join("nobody.sock"));
-    for line in ["watch --pid 1", "list", "info", "unwatch w-1"] {
+    for line in [
+        "watch --pid 1",
+        "watch --port 1 --detach",
+        "list",
+        "info",
+        "discover",
+        "unwatch w-1",
+    ] {
         let output = client(line)
             .args(["--endpoint", &endpoint])
             .output()

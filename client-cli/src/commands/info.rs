@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    align::align,
     args::{Format, Info},
-    conn::{Connection, Wish},
+    conn::{Connection, Embedding, Wish},
     failure::{Failure, Origin},
-    json, output,
-    table::align,
-    text,
+    json, output, process, text,
 };
 
 /// Runs it. A collector without hooks is shown, and is a failure.
 pub(crate) async fn run(args: Info) -> Result<(), Failure> {
-    let wish = Wish::new(args.connect.endpoint, Some(args.embed.settings()))?;
+    let embedding = Embedding::Allowed(args.embed.settings());
+    let wish = Wish::new(args.connect.endpoint, embedding)?;
     let connection = Connection::open(wish, CancellationToken::new()).await?;
     let origin = connection.rpc.origin().clone();
     let shown = connection.rpc.info().await.and_then(|info| {
@@ -43,9 +43,14 @@ fn mode(mode: v1::HookMode) -> &'static str {
     }
 }
 
-fn interval(info: &v1::CollectorInfo) -> Duration {
-    let interval = info.interval.and_then(|it| Duration::try_from(it).ok());
-    interval.unwrap_or_default()
+fn duration(duration: Option<prost_types::Duration>) -> Duration {
+    let duration = duration.and_then(|it| Duration::try_from(it).ok());
+    duration.unwrap_or_default()
+}
+
+/// Such as "250ms" or "1h".
+fn in_words(of: Option<prost_types::Duration>) -> String {
+    humantime::format_duration(duration(of)).to_string()
 }
 
 fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
@@ -58,23 +63,41 @@ fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
         ["kernel", &text::line(&info.kernel_release)],
         ["hooks", mode(info.hook_mode())],
         ["received calls", &text::line(&info.received_calls_meaning)],
-        ["interval", &format!("{:?}", interval(info))],
+        ["children", children(info)],
+        ["interval", &in_words(info.interval)],
         ["missed ticks", &info.missed_ticks.to_string()],
+        ["missed events", &missed(info)],
+        ["without a line", &without_a_line(info)],
         [
-            "missed events",
-            &missed(&info.missed_events.unwrap_or_default()),
+            "watches",
+            &format!(
+                "{} of at most {}; of one owner at most {}",
+                info.watches, limits.max_watches, limits.max_watches_per_owner
+            ),
+        ],
+        [
+            "processes",
+            &format!(
+                "{} of at most {}; in one watch at most {}",
+                info.processes, limits.max_processes, limits.max_processes_per_watch
+            ),
         ],
         [
             "subscribers",
-            &format!("{} of at most {}", info.subscribers, limits.max_subscribers),
-        ],
-        [
-            "limits",
             &format!(
-                "{} watches, {} watch ids per subscription, pids below {}",
-                limits.max_watches, limits.max_watch_ids_per_subscription, limits.max_pid
+                "{} of at most {}; watch ids in one subscription at most {}",
+                info.subscribers, limits.max_subscribers, limits.max_watch_ids_per_subscription
             ),
         ],
+        [
+            "leases",
+            &format!(
+                "{} by default, at most {}",
+                in_words(limits.default_lease_ttl),
+                in_words(limits.max_lease_ttl)
+            ),
+        ],
+        ["pids", &format!("those below {}", limits.max_pid)],
     ];
     let mut text = align(&facts.map(|row| row.map(str::to_owned)));
     let programs: Vec<_> = info
@@ -108,19 +131,39 @@ fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     text
 }
 
+fn children(info: &v1::CollectorInfo) -> &'static str {
+    if info.follows_children {
+        "can be followed"
+    } else {
+        "cannot be followed by these hooks, which need the kernel's BTF for it"
+    }
+}
+
 /// A count that is absent could not be read, which is not zero.
-fn missed(missed: &v1::MissedEvents) -> String {
-    let counts = [missed.recursion, missed.kretprobe, missed.map_full];
+fn missed(info: &v1::CollectorInfo) -> String {
+    let events = info.missed_events.unwrap_or_default();
+    let sockets = info.map_full.map(|it| it.sockets);
+    let counts = [events.recursion, events.kretprobe, sockets];
     if counts == [Some(0); 3] {
         return "none".to_owned();
     }
-    let [recursion, kretprobe, map_full] =
+    let [recursion, kretprobe, sockets] =
         counts.map(|count| count.map_or("unknown".to_owned(), |it| it.to_string()));
-    let counts_shown = format!("recursion {recursion}, kretprobe {kretprobe}, map full {map_full}");
+    let counts_shown =
+        format!("recursion {recursion}, kretprobe {kretprobe}, sockets not followed {sockets}");
     if counts.iter().flatten().any(|count| *count > 0) {
-        format!("WARNING: totals are too low by an unknown amount: {counts_shown}")
+        format!("WARNING: totals are not exact, mostly too low: {counts_shown}")
     } else {
         counts_shown
+    }
+}
+
+/// Nothing is missed by it: the sums are right.
+fn without_a_line(info: &v1::CollectorInfo) -> String {
+    match info.map_full.map(|it| it.processes) {
+        None => "unknown".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(processes) => format!("{} (counted in the sums)", process::count(processes)),
     }
 }
 
@@ -161,148 +204,33 @@ fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
             "remedy": text::message(&it.remedy),
         })).collect::<Vec<_>>(),
         "received_calls_meaning": text::line(&info.received_calls_meaning),
-        "interval_s": interval(info).as_secs_f64(),
+        "interval_s": duration(info.interval).as_secs_f64(),
         "missed_ticks": info.missed_ticks,
         "missed_events": {
             "recursion": missed.recursion,
             "kretprobe": missed.kretprobe,
-            "map_full": missed.map_full,
         },
+        "map_full": {
+            "processes": info.map_full.map(|it| it.processes),
+            "sockets": info.map_full.map(|it| it.sockets),
+        },
+        "follows_children": info.follows_children,
+        "watches": info.watches,
+        "processes": info.processes,
         "subscribers": info.subscribers,
         "limits": {
             "max_watches": limits.max_watches,
+            "max_watches_per_owner": limits.max_watches_per_owner,
+            "max_processes": limits.max_processes,
+            "max_processes_per_watch": limits.max_processes_per_watch,
             "max_subscribers": limits.max_subscribers,
             "max_watch_ids_per_subscription": limits.max_watch_ids_per_subscription,
+            "max_lease_ttl_s": duration(limits.max_lease_ttl).as_secs_f64(),
+            "default_lease_ttl_s": duration(limits.default_lease_ttl).as_secs_f64(),
             "max_pid": limits.max_pid,
         },
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn info() -> v1::CollectorInfo {
-        v1::CollectorInfo {
-            version: "0.1.0".to_owned(),
-            instance: None,
-            kernel_release: "6.1.0".to_owned(),
-            hook_mode: v1::HookMode::Fentry.into(),
-            programs: vec![v1::AttachedProgram {
-                name: "send".to_owned(),
-                hook: "fexit/tcp_sendmsg".to_owned(),
-                program_id: 12,
-            }],
-            blind_spots: vec![v1::BlindSpot {
-                id: "ktls-receive".to_owned(),
-                description: "counted as ciphertext".to_owned(),
-                remedy: "Linux 6.3 or later".to_owned(),
-            }],
-            missed_events: Some(v1::MissedEvents {
-                recursion: Some(0),
-                kretprobe: Some(0),
-                map_full: Some(0),
-            }),
-            limits: Some(v1::Limits {
-                max_watches: 1,
-                max_subscribers: 2,
-                max_watch_ids_per_subscription: 3,
-                max_pid: 4,
-            }),
-            interval: Some(prost_types::Duration {
-                seconds: 0,
-                nanos: 250_000_000,
-            }),
-            missed_ticks: 5,
-            subscribers: 1,
-            received_calls_meaning: "calls".to_owned(),
-            attempts: vec![v1::ModeAttempt {
-                mode: v1::HookMode::Tracepoint.into(),
-                cause: "no such tracepoint\u{1b}".to_owned(),
-                remedy: String::new(),
-            }],
-        }
-    }
-
-    #[test]
-    fn people_see_everything() {
-        let shown = for_people(&info(), &Origin::InProcess);
-        assert_eq!(
-            shown,
-            "\
-collector       netio-collector 0.1.0 within this process
-kernel          6.1.0
-hooks           fentry
-received calls  calls
-interval        250ms
-missed ticks    5
-missed events   none
-subscribers     1 of at most 2
-limits          1 watches, 3 watch ids per subscription, pids below 4
-
-Programs in the kernel:
-  send  fexit/tcp_sendmsg  id 12
-
-Blind spots, traffic that these hooks do not count rightly:
-  ktls-receive: counted as ciphertext
-    what to do: Linux 6.3 or later
-
-Hooks that do not work here:
-  tracepoint: no such tracepoint\u{fffd}
-"
-        );
-    }
-
-    #[test]
-    fn missed_events_are_loud() {
-        let mut info = info();
-        info.missed_events = Some(v1::MissedEvents {
-            recursion: None,
-            kretprobe: Some(7),
-            map_full: Some(0),
-        });
-        let shown = for_people(&info, &Origin::InProcess);
-        assert!(shown.contains("WARNING: totals are too low"), "{shown}");
-        assert!(
-            shown.contains("recursion unknown, kretprobe 7, map full 0"),
-            "{shown}"
-        );
-    }
-
-    #[test]
-    fn what_could_not_be_read_is_unknown_and_not_none() {
-        let mut info = info();
-        info.missed_events = Some(v1::MissedEvents {
-            recursion: None,
-            kretprobe: Some(0),
-            map_full: Some(0),
-        });
-        let shown = for_people(&info, &Origin::InProcess);
-        assert!(
-            shown.contains("missed events   recursion unknown, kretprobe 0, map full 0\n"),
-            "{shown}"
-        );
-        let value = for_programs(&info, &Origin::InProcess);
-        assert_eq!(
-            value["missed_events"],
-            json!({"recursion": null, "kretprobe": 0, "map_full": 0})
-        );
-        info.missed_events = None;
-        let shown = for_people(&info, &Origin::InProcess);
-        assert!(
-            shown.contains("recursion unknown, kretprobe unknown, map full unknown"),
-            "{shown}"
-        );
-    }
-
-    #[test]
-    fn programs_get_numbers() {
-        let value = for_programs(&info(), &Origin::Remote("http://h:1".parse().unwrap()));
-        assert_eq!(value["endpoint"], "http://h:1");
-        assert_eq!(value["hook_mode"], "fentry");
-        assert_eq!(value["interval_s"], 0.25);
-        assert_eq!(value["programs"][0]["program_id"], 12);
-        assert_eq!(value["limits"]["max_pid"], 4);
-        assert_eq!(value["attempts"][0]["cause"], "no such tracepoint\u{fffd}");
-    }
-}
+mod tests;

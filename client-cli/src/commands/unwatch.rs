@@ -7,19 +7,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Unwatch,
-    conn::{Connection, Wish},
+    conn::{Connection, Embedding, Wish},
     failure::Failure,
     output,
-    rpc::{self, Rpc},
+    rpc::Rpc,
     text,
 };
 
 /// Runs it.
 pub(crate) async fn run(args: Unwatch) -> Result<(), Failure> {
     let by_id = args.watch_ids.into_iter().map(Selector::WatchId);
-    let by_pid = args.pid.map(|pid| Selector::Target(rpc::target(pid)));
-    let selectors: Vec<Selector> = by_id.chain(by_pid).collect();
-    let wish = Wish::new(args.connect.endpoint, None)?;
+    let by_target = args.selector.target().map(Selector::Target);
+    let selectors: Vec<Selector> = by_id.chain(by_target).collect();
+    let wish = Wish::new(args.connect.endpoint, Embedding::Pointless)?;
     let connection = Connection::open(wish, CancellationToken::new()).await?;
     let shown = end(&connection.rpc, selectors).await;
     connection.close(shown).await

@@ -1,5 +1,5 @@
 //! `watch`: connects (or runs the collector within this process), and hands
-//! over to the loop.
+//! over to the loop, or makes watches that go on by themselves.
 
 use std::io::{self, IsTerminal as _};
 
@@ -7,13 +7,14 @@ use jiff::tz::TimeZone;
 use netio_collector::signals;
 use tokio::signal::unix::SignalKind;
 
+use super::detach;
 use crate::{
     args::{Format, Watch},
-    conn::{Connection, Wish},
+    conn::{Connection, Embedding, Wish},
     failure::Failure,
     output::Output,
     table::Table,
-    watch::{self, Order, View},
+    watch::{self, LEASE, Order, View},
 };
 
 /// Runs it.
@@ -29,20 +30,46 @@ pub(crate) async fn run(args: Watch) -> Result<(), Failure> {
             "is the limit of open files (ulimit -n) reached?",
         )
     })?;
-    let wish = Wish::new(args.connect.endpoint, Some(args.embed.settings()))?;
+    let wanted = args.wanted();
+    let embedding = if args.detach {
+        Embedding::TooShort
+    } else {
+        Embedding::Allowed(args.embed.settings())
+    };
+    let wish = Wish::new(args.connect.endpoint, embedding)?;
     let connection = tokio::select! {
         connection = Connection::open(wish, stop.clone()) => connection?,
         () = stop.cancelled() => return Ok(()),
     };
-    let view = match args.output.format {
-        Format::Table => View::Table(Table::new(TimeZone::system(), io::stdout().is_terminal())),
-        Format::Json => View::Json,
+    let rpc = &connection.rpc;
+    let outcome = if args.detach {
+        detach::run(rpc, &wanted, args.output.format, &stop).await
+    } else {
+        let order = Order {
+            wanted,
+            lease: LEASE,
+            per_process: args.per_process,
+            count: args.count,
+        };
+        let mut output = Output {
+            out: tokio::io::stdout(),
+            err: tokio::io::stderr(),
+        };
+        let view = view(args.output.format, args.per_process);
+        watch::run(rpc, &order, view, &mut output, &stop).await
     };
-    let order = Order::new(&args.pids, args.count);
-    let mut output = Output {
-        out: tokio::io::stdout(),
-        err: tokio::io::stderr(),
-    };
-    let outcome = watch::run(&connection.rpc, &order, view, &mut output, &stop).await;
     connection.close(outcome).await
+}
+
+fn view(format: Format, per_process: bool) -> View {
+    match format {
+        Format::Table => {
+            let mut table = Table::new(TimeZone::system(), io::stdout().is_terminal());
+            if per_process {
+                table.make_room_for_parts();
+            }
+            View::Table(table)
+        }
+        Format::Json => View::Json,
+    }
 }

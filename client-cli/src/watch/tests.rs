@@ -15,7 +15,12 @@ use tonic::transport::Channel;
 use super::*;
 use crate::{embedded::Embedded, failure::Origin};
 
+mod bench;
+mod leases;
 mod narrow;
+mod rules;
+#[path = "../../tests/support/scripted.rs"]
+mod scripted;
 mod slow;
 
 /// The shortest that the collector allows.
@@ -82,7 +87,7 @@ impl Bench {
             out: Vec::new(),
             err: Vec::new(),
         };
-        let order = Order::new(pids, count);
+        let order = order_of(pids, count);
         let outcome = run(&self.rpc(), &order, View::Json, &mut output, &self.stop).await;
         let notes = String::from_utf8(output.err).unwrap();
         (outcome, parse(&output.out), notes)
@@ -96,6 +101,19 @@ impl Bench {
     fn counts_nothing(&self) -> bool {
         self.kernel.with(|state| state.allowed.is_empty())
     }
+}
+
+fn order_of(pids: &[u32], count: Option<u64>) -> Order {
+    Order {
+        wanted: Wanted::new(pids.iter().copied().map(v1::Target::pid), false),
+        lease: LEASE,
+        per_process: false,
+        count,
+    }
+}
+
+fn request_for(pid: u32) -> v1::WatchRequest {
+    v1::WatchRequest::new(v1::Target::pid(pid))
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -213,7 +231,7 @@ async fn a_watch_ended_by_somebody_else_is_noticed() {
     let ended = async {
         bench.counts(idler.pid()).await;
         sleep(INTERVAL * 2).await;
-        let target = crate::rpc::target(idler.pid());
+        let target = v1::Target::pid(idler.pid());
         rpc.unwatch(Selector::Target(target)).await.unwrap();
     };
     let pids = [idler.pid()];
@@ -246,7 +264,7 @@ async fn a_collector_that_stops_is_a_failure() {
         out: Vec::new(),
         err: Vec::new(),
     };
-    let order = Order::new(&pids, None);
+    let order = order_of(&pids, None);
     let watching = run(&rpc, &order, View::Json, &mut output, &stop);
     let (outcome, _) = tokio::join!(watching, stopping);
     let failure = outcome.unwrap_err().to_string();

@@ -16,7 +16,7 @@ async fn stops_though_the_terminal_stands_still() {
         out,
         err: Vec::new(),
     };
-    let order = Order::new(&[idler.pid()], None);
+    let order = order_of(&[idler.pid()], None);
     let rpc = bench.rpc();
     let asked = async {
         bench.counts(idler.pid()).await;
@@ -38,7 +38,7 @@ async fn ends_when_the_reader_leaves() {
         out,
         err: Vec::new(),
     };
-    let order = Order::new(&[idler.pid()], None);
+    let order = order_of(&[idler.pid()], None);
     let rpc = bench.rpc();
     let reading = async move { reader.read_u8().await };
     let watching = run(&rpc, &order, View::Json, &mut output, &bench.stop);
@@ -46,17 +46,6 @@ async fn ends_when_the_reader_leaves() {
     assert!(read.is_ok());
     assert_eq!(outcome, Ok(()));
     assert!(bench.counts_nothing());
-}
-
-#[test]
-fn skips_and_lost_watches_are_noted() {
-    let mut tick = crate::model::tests::tick(9, vec![]);
-    assert!(notes(&tick, &[]).is_empty());
-    assert!(notes(&tick, &[7])[0].contains("pid 7: its watch was ended by somebody else"));
-    tick.skipped_ticks = 3;
-    let notes = notes(&tick, &[7]);
-    assert!(notes[0].contains("3 tick(s) skipped"), "{notes:?}");
-    assert!(notes[1].contains("exited or"), "{notes:?}");
 }
 
 /// Room for about one tick on its way: a stream that is not read stands still
@@ -95,7 +84,7 @@ async fn after_a_stall_the_totals_are_right() {
         out,
         err: Vec::new(),
     };
-    let order = Order::new(&[pid], None);
+    let order = order_of(&[pid], None);
     let watching = async {
         let outcome = run(&rpc, &order, View::Json, &mut output, &stop).await;
         // The reader waits for the end of what is written.

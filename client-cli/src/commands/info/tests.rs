@@ -1,0 +1,203 @@
+use super::*;
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+fn info() -> v1::CollectorInfo {
+    v1::CollectorInfo {
+        version: "0.1.0".to_owned(),
+        instance: None,
+        kernel_release: "6.1.0".to_owned(),
+        hook_mode: v1::HookMode::Fentry.into(),
+        programs: vec![v1::AttachedProgram {
+            name: "send".to_owned(),
+            hook: "fexit/tcp_sendmsg".to_owned(),
+            program_id: 12,
+        }],
+        blind_spots: vec![v1::BlindSpot {
+            id: "ktls-receive".to_owned(),
+            description: "counted as ciphertext".to_owned(),
+            remedy: "Linux 6.3 or later".to_owned(),
+        }],
+        missed_events: Some(v1::MissedEvents {
+            recursion: Some(0),
+            kretprobe: Some(0),
+        }),
+        limits: Some(v1::Limits {
+            max_watches: 101,
+            max_subscribers: 102,
+            max_watch_ids_per_subscription: 103,
+            max_pid: 104,
+            max_watches_per_owner: 105,
+            max_processes: 106,
+            max_processes_per_watch: 107,
+            max_lease_ttl: seconds(108),
+            default_lease_ttl: seconds(30),
+        }),
+        interval: Some(prost_types::Duration {
+            seconds: 0,
+            nanos: 250_000_000,
+        }),
+        missed_ticks: 5,
+        subscribers: 1,
+        received_calls_meaning: "calls".to_owned(),
+        attempts: vec![v1::ModeAttempt {
+            mode: v1::HookMode::Tracepoint.into(),
+            cause: "no such tracepoint\u{1b}".to_owned(),
+            remedy: String::new(),
+        }],
+        map_full: Some(v1::MapFull {
+            processes: 0,
+            sockets: 0,
+        }),
+        watches: 2,
+        processes: 3,
+        follows_children: true,
+    }
+}
+
+#[test]
+fn people_see_everything() {
+    let shown = for_people(&info(), &Origin::InProcess);
+    assert_eq!(
+        shown,
+        "\
+collector       netio-collector 0.1.0 within this process
+kernel          6.1.0
+hooks           fentry
+received calls  calls
+children        can be followed
+interval        250ms
+missed ticks    5
+missed events   none
+without a line  none
+watches         2 of at most 101; of one owner at most 105
+processes       3 of at most 106; in one watch at most 107
+subscribers     1 of at most 102; watch ids in one subscription at most 103
+leases          30s by default, at most 1m 48s
+pids            those below 104
+
+Programs in the kernel:
+  send  fexit/tcp_sendmsg  id 12
+
+Blind spots, traffic that these hooks do not count rightly:
+  ktls-receive: counted as ciphertext
+    what to do: Linux 6.3 or later
+
+Hooks that do not work here:
+  tracepoint: no such tracepoint\u{fffd}
+"
+    );
+}
+
+fn shown_with(change: impl FnOnce(&mut v1::CollectorInfo)) -> String {
+    let mut info = info();
+    change(&mut info);
+    for_people(&info, &Origin::InProcess)
+}
+
+#[test]
+fn missed_events_are_loud() {
+    let shown = shown_with(|info| {
+        info.missed_events = Some(v1::MissedEvents {
+            recursion: None,
+            kretprobe: Some(7),
+        });
+    });
+    assert!(
+        shown.contains(
+            "WARNING: totals are not exact, mostly too low: \
+             recursion unknown, kretprobe 7, sockets not followed 0\n"
+        ),
+        "{shown}"
+    );
+}
+
+#[test]
+fn sockets_that_are_not_followed_are_as_loud() {
+    let shown = shown_with(|info| {
+        info.map_full = Some(v1::MapFull {
+            processes: 0,
+            sockets: 3,
+        });
+    });
+    assert!(shown.contains("WARNING: totals are not exact"), "{shown}");
+    assert!(shown.contains("sockets not followed 3\n"), "{shown}");
+}
+
+#[test]
+fn processes_without_a_line_are_told_and_no_warning() {
+    let shown = shown_with(|info| {
+        info.map_full = Some(v1::MapFull {
+            processes: 2,
+            sockets: 0,
+        });
+    });
+    assert!(
+        shown.contains("without a line  2 processes (counted in the sums)\n"),
+        "{shown}"
+    );
+    assert!(!shown.contains("WARNING"), "{shown}");
+}
+
+#[test]
+fn what_could_not_be_read_is_unknown_and_not_none() {
+    let mut info = info();
+    info.missed_events = Some(v1::MissedEvents {
+        recursion: None,
+        kretprobe: Some(0),
+    });
+    let shown = for_people(&info, &Origin::InProcess);
+    assert!(
+        shown.contains("missed events   recursion unknown, kretprobe 0, sockets not followed 0\n"),
+        "{shown}"
+    );
+    let value = for_programs(&info, &Origin::InProcess);
+    assert_eq!(
+        value["missed_events"],
+        json!({"recursion": null, "kretprobe": 0})
+    );
+    info.missed_events = None;
+    info.map_full = None;
+    let shown = for_people(&info, &Origin::InProcess);
+    assert!(
+        shown.contains("recursion unknown, kretprobe unknown, sockets not followed unknown"),
+        "{shown}"
+    );
+    assert!(shown.contains("without a line  unknown\n"), "{shown}");
+}
+
+#[test]
+fn hooks_that_cannot_follow_children_say_so() {
+    let shown = shown_with(|info| info.follows_children = false);
+    assert!(
+        shown.contains("children        cannot be followed"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn programs_get_numbers() {
+    let value = for_programs(&info(), &Origin::Remote("http://h:1".parse().unwrap()));
+    assert_eq!(value["endpoint"], "http://h:1");
+    assert_eq!(value["hook_mode"], "fentry");
+    assert_eq!(value["interval_s"], 0.25);
+    assert_eq!(value["programs"][0]["program_id"], 12);
+    assert_eq!(value["attempts"][0]["cause"], "no such tracepoint\u{fffd}");
+    assert_eq!(value["map_full"], json!({"processes": 0, "sockets": 0}));
+    assert_eq!(value["follows_children"], true);
+    assert_eq!(
+        (&value["watches"], &value["processes"]),
+        (&json!(2), &json!(3))
+    );
+    assert_eq!(
+        value["limits"],
+        json!({
+            "max_watches": 101, "max_subscribers": 102, "max_watch_ids_per_subscription": 103,
+            "max_pid": 104, "max_watches_per_owner": 105, "max_processes": 106,
+            "max_processes_per_watch": 107, "max_lease_ttl_s": 108.0,
+            "default_lease_ttl_s": 30.0,
+        })
+    );
+}
