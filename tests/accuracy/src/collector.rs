@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use netio::v1::net_io_service_client::NetIoServiceClient;
-use netio::v1::target::Selector;
 use netio::v1::{
     CollectorInfo, GetCollectorInfoRequest, HookMode, NetIoSample, ProcessState, SubscribeRequest,
     SubscribeResponse, Target, UnwatchRequest, WatchRequest, unwatch_request,
@@ -21,15 +20,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
 
 use crate::counter::Totals;
 use crate::report::{About, Attempt, BlindSpot, MissedEvents, Program};
 
 /// Time between ticks: short, as each pattern waits for two.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// A pattern has two processes at most.
+/// A pattern has two processes to watch at most.
 const MAX_WATCHES: u32 = 64;
 /// How long the stream may take to tell what is waited for.
 const STREAM_LIMIT: Duration = Duration::from_secs(20);
@@ -48,6 +48,8 @@ pub(crate) struct Watched {
     watch_ids: Vec<String>,
     seen: watch::Receiver<Seen>,
     missed_before: MissedEvents,
+    /// Children were to be followed, and the hooks cannot.
+    pub(crate) children_refused: bool,
 }
 
 /// What the stream has told.
@@ -57,6 +59,8 @@ struct Seen {
     time: Option<SystemTime>,
     /// The newest sample of each watch, also after it has ended.
     samples: BTreeMap<String, NetIoSample>,
+    /// A sample that came after its watch's last.
+    late: Option<NetIoSample>,
     /// Why the stream ended.
     ended: Option<String>,
 }
@@ -64,15 +68,15 @@ struct Seen {
 impl Collector {
     /// Attaches the hooks and serves.
     pub(crate) fn start(hooks: HookChoice) -> Self {
-        let kernel = probe::attach(&ProbeOptions {
-            hooks,
-            max_watches: MAX_WATCHES,
-        });
         let mut options = Options {
             interval: INTERVAL,
             ..Options::default()
         };
         options.limits.max_watches = MAX_WATCHES;
+        let kernel = probe::attach(&ProbeOptions {
+            hooks,
+            limits: options.limits,
+        });
         let mut listeners = Listeners::new();
         let memory = listeners.memory();
         let stop = CancellationToken::new();
@@ -132,22 +136,25 @@ impl Collector {
         })
     }
 
-    pub(crate) async fn watch(&mut self, pids: &[u32]) -> Result<Watched> {
+    /// Watches each process, with its children if they are to be followed.
+    pub(crate) async fn watch(&mut self, pids: &[u32], children: bool) -> Result<Watched> {
         let missed_before = missed(&self.info().await?);
+        let mut children_refused = false;
         let mut watch_ids = Vec::with_capacity(pids.len());
         for &pid in pids {
-            let request = WatchRequest {
-                target: Some(Target {
-                    selector: Some(Selector::Pid(pid)),
-                }),
-            };
-            let response = self.client.watch(request).await;
-            let response = response.with_context(|| format!("Watch pid {pid}"))?;
-            let watch = response.into_inner().watch;
-            watch_ids.push(watch.context("Watch answered nothing")?.watch_id);
+            let mut watch = self.watch_one(pid, children).await;
+            if let Err(refusal) = &watch
+                && follows_no_children(refusal)
+            {
+                // What it counts all the same is worth showing.
+                children_refused = true;
+                watch = self.watch_one(pid, false).await;
+            }
+            watch_ids.push(watch.with_context(|| format!("Watch pid {pid}"))?);
         }
         let request = SubscribeRequest {
             watch_ids: watch_ids.clone(),
+            per_process: false,
         };
         let ticks = self.client.subscribe(request).await.context("Subscribe")?;
         let (newest, seen) = watch::channel(Seen::default());
@@ -156,7 +163,18 @@ impl Collector {
             watch_ids,
             seen,
             missed_before,
+            children_refused,
         })
+    }
+
+    /// The id of a new watch.
+    async fn watch_one(&mut self, pid: u32, children: bool) -> Result<String, Status> {
+        let target = Target::pid(pid).following_children(children);
+        let response = self.client.watch(WatchRequest::new(target)).await?;
+        let watch = response.into_inner().watch;
+        Ok(watch
+            .ok_or_else(|| Status::internal("Watch answered nothing"))?
+            .watch_id)
     }
 
     /// Totals of the second tick from now: that one was read after this call.
@@ -169,7 +187,7 @@ impl Collector {
         Ok((totals, Some(self.missed_since(watched).await?)))
     }
 
-    /// Totals of the samples that tell of the exit.
+    /// Totals of the samples that tell of the exit, which must be the last.
     pub(crate) async fn totals_of_exited(&mut self, watched: Watched) -> Result<Totals> {
         let exited = |seen: &Seen| {
             watched.watch_ids.iter().all(|id| {
@@ -181,6 +199,14 @@ impl Collector {
             .totals_when(exited)
             .await
             .context("wait for the sample that tells of the exit")?;
+        let second = SystemTime::now() + INTERVAL;
+        watched
+            .totals_when(|seen| seen.time > Some(second))
+            .await
+            .context("wait for two ticks after the exit")?;
+        if let Some(late) = &watched.seen.borrow().late {
+            bail!("a sample came after that of the exit: {late:?}");
+        }
         Ok((totals, Some(self.missed_since(&watched).await?)))
     }
 
@@ -201,7 +227,7 @@ impl Collector {
             };
             match self.client.unwatch(request).await {
                 // It ended by itself with its process.
-                Err(status) if status.code() == tonic::Code::NotFound => {}
+                Err(status) if status.code() == Code::NotFound => {}
                 ended => {
                     ended.context("Unwatch")?;
                 }
@@ -250,7 +276,12 @@ async fn follow(mut ticks: Streaming<SubscribeResponse>, newest: watch::Sender<S
             Ok(Some(tick)) => newest.send_modify(|seen| {
                 seen.time = tick.time.and_then(|time| SystemTime::try_from(time).ok());
                 for sample in tick.samples {
-                    seen.samples.insert(sample.watch_id.clone(), sample);
+                    let last = seen.samples.get(&sample.watch_id);
+                    if last.is_some_and(|last| last.state() == ProcessState::Exited) {
+                        seen.late.get_or_insert(sample);
+                    } else {
+                        seen.samples.insert(sample.watch_id.clone(), sample);
+                    }
                 }
             }),
             Ok(None) => {
@@ -265,13 +296,21 @@ async fn follow(mut ticks: Streaming<SubscribeResponse>, newest: watch::Sender<S
     }
 }
 
+/// Whether a watch was refused because these hooks cannot follow children.
+fn follows_no_children(refusal: &Status) -> bool {
+    refusal.code() == Code::FailedPrecondition
+        && refusal
+            .get_details_error_info()
+            .is_some_and(|info| info.reason == "CHILDREN_NOT_FOLLOWED")
+}
+
 /// What cannot be read counts as nothing: the errors tell anyway.
 fn missed(info: &CollectorInfo) -> MissedEvents {
     let missed = info.missed_events.unwrap_or_default();
     MissedEvents {
         recursion: missed.recursion.unwrap_or_default(),
         kretprobe: missed.kretprobe.unwrap_or_default(),
-        map_full: missed.map_full.unwrap_or_default(),
+        map_full: info.map_full.unwrap_or_default().sockets,
     }
 }
 

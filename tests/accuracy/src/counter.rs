@@ -22,6 +22,16 @@ pub(crate) enum Watched {
     Tutorial(tutorial::Watched),
 }
 
+impl Watched {
+    /// Whether children were to be followed, and this mode cannot.
+    pub(crate) fn children_refused(&self) -> bool {
+        match self {
+            Self::Collector(watched) => watched.children_refused,
+            Self::Tutorial(_) => false,
+        }
+    }
+}
+
 /// Totals for each process, and events known to be missed since the watch; none
 /// where nothing knows.
 pub(crate) type Totals = (Vec<Bytes>, Option<MissedEvents>);
@@ -34,9 +44,14 @@ impl Counter {
         }
     }
 
-    pub(crate) async fn watch(&mut self, pids: &[u32]) -> Result<Watched> {
+    /// Watches processes, with their children if `children`. The tutorial's program
+    /// knows none.
+    pub(crate) async fn watch(&mut self, pids: &[u32], children: bool) -> Result<Watched> {
         match self {
-            Self::Collector(collector) => collector.watch(pids).await.map(Watched::Collector),
+            Self::Collector(collector) => collector
+                .watch(pids, children)
+                .await
+                .map(Watched::Collector),
             Self::Tutorial(tutorial) => tutorial.watch(pids).map(Watched::Tutorial),
         }
     }

@@ -9,6 +9,10 @@ use netio_traffic::Pattern;
 use crate::report::Errors;
 use netio_traffic::protocol::Bytes;
 
+/// The blind spot of a mode that cannot follow children; a mode that refuses to
+/// watch them has it, too.
+pub(crate) const CHILDREN: &str = "children";
+
 /// The way in which a count may be wrong.
 enum Shape {
     /// Bytes are missing, up to all of them.
@@ -26,6 +30,14 @@ enum Shape {
 /// pattern.
 pub(crate) fn excuses(blind_spot_id: &str, pattern: Pattern, errors: Errors, truth: Bytes) -> bool {
     let (patterns, shape): (&[Pattern], Shape) = match blind_spot_id {
+        CHILDREN => (
+            &[
+                Pattern::ShortLivedChildren,
+                Pattern::ForkingTree,
+                Pattern::ChildrenBefore,
+            ],
+            Shape::Missing,
+        ),
         "ktls" => (
             &[Pattern::Ktls, Pattern::KtlsSplice, Pattern::KtlsOneWay],
             Shape::Missing,
@@ -88,5 +100,8 @@ mod tests {
         assert!(excused("ktls-splice", Pattern::KtlsSplice, 0, -1000));
         assert!(!excused("ktls-splice", Pattern::KtlsSplice, 0, 1));
         assert!(!excused("not-tcp", Pattern::Peek, 0, -1));
+        assert!(excused(CHILDREN, Pattern::ForkingTree, -1000, -7));
+        assert!(!excused(CHILDREN, Pattern::ForkingTree, 1, 0));
+        assert!(!excused(CHILDREN, Pattern::Inherited, -1, 0));
     }
 }

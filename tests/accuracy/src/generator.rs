@@ -16,6 +16,8 @@ use tokio::time::timeout;
 
 /// How long preparing may take.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may live on when its output has ended.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// How much of the generator's error output is told.
 const STDERR_LIMIT: u64 = 2000;
 
@@ -89,7 +91,11 @@ impl Generator {
     async fn line<T: DeserializeOwned>(&mut self) -> Result<T> {
         let line = self.stdout.next_line().await;
         let Some(line) = line.context("cannot read from the generator")? else {
-            bail!("the generator broke off: {}", self.stderr().await);
+            let ended = match timeout(END_LIMIT, self.child.wait()).await {
+                Ok(status) => status.context("wait for the generator")?.to_string(),
+                Err(_) => "it still runs".to_owned(),
+            };
+            bail!("the generator broke off ({ended}): {}", self.stderr().await);
         };
         serde_json::from_str(&line)
             .with_context(|| format!("the generator printed a strange line: {line}"))
@@ -150,6 +156,7 @@ mod tests {
         let mut generator = Generator::start(&path, Pattern::Peek, 1).await.unwrap();
         let error = generator.go().await.unwrap_err().to_string();
         assert!(error.contains("no sockets"), "{error}");
+        assert!(error.contains("exit status: 1"), "{error}");
     }
 
     #[tokio::test]

@@ -144,7 +144,10 @@ async fn measure(
     mut generator: Generator,
     pattern: Pattern,
 ) -> Result<Outcome> {
-    let watched = counter.watch(generator.pids()).await?;
+    let watched = counter
+        .watch(generator.pids(), pattern.follows_children())
+        .await?;
+    let children_refused = watched.children_refused();
     let (truth, note) = match generator.go().await? {
         Report::Truth { truth, note, .. } => (truth, note),
         Report::Unavailable { unavailable, .. } => {
@@ -156,6 +159,10 @@ async fn measure(
     let (counted, missed_events) = if pattern.exits_by_itself() {
         generator.ended().await?;
         counter.totals_of_exited(watched).await?
+    } else if pattern.watched_exits() {
+        let totals = counter.totals_of_exited(watched).await?;
+        generator.exit().await?;
+        totals
     } else {
         let totals = counter.totals(&watched).await?;
         generator.exit().await?;
@@ -167,6 +174,7 @@ async fn measure(
         truth: sum(truth.iter().map(|truth| truth.bytes)),
         missed_events,
         note,
+        children_refused,
     })
 }
 

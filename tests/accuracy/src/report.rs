@@ -12,7 +12,7 @@ use netio_traffic::Pattern;
 use netio_traffic::protocol::{Bytes, Truth};
 use serde::Serialize;
 
-use crate::excuses::excuses;
+use crate::excuses::{CHILDREN, excuses};
 
 /// The mode whose errors are not its own defects but what it is shown for.
 pub(crate) const TUTORIAL: &str = "tutorial";
@@ -113,6 +113,8 @@ pub(crate) enum Outcome {
         truth: Bytes,
         missed_events: Option<MissedEvents>,
         note: Option<String>,
+        /// The mode refused to follow children, and was asked to count without.
+        children_refused: bool,
     },
     /// This kernel cannot make it.
     Unavailable(String),
@@ -159,6 +161,7 @@ impl Cell {
                 truth,
                 missed_events,
                 note,
+                children_refused,
             }) => {
                 cell.sent_error = Some(errors.sent);
                 cell.received_error = Some(errors.received);
@@ -167,10 +170,13 @@ impl Cell {
                 cell.missed_events = missed_events;
                 cell.note = note;
                 if errors != Errors::default() {
-                    let ids = about.blind_spots.iter().map(|spot| spot.id.clone());
-                    cell.blind_spots = ids
-                        .filter(|id| excuses(id, pattern, errors, truth))
-                        .collect();
+                    let admitted = about.blind_spots.iter().map(|spot| spot.id.as_str());
+                    let refused = children_refused.then_some(CHILDREN);
+                    let excusing = admitted
+                        .filter(|id| Some(*id) != refused)
+                        .chain(refused)
+                        .filter(|id| excuses(id, pattern, errors, truth));
+                    cell.blind_spots = excusing.map(str::to_owned).collect();
                 }
             }
             Ok(Outcome::Unavailable(why)) => cell.unavailable = Some(why),
@@ -255,6 +261,7 @@ mod tests {
             truth: bytes(100, 100),
             missed_events: None,
             note: None,
+            children_refused: false,
         })
     }
 
@@ -289,6 +296,38 @@ mod tests {
         assert!(well(&about(TUTORIAL, &[]), Pattern::Peek, measured(0, 9)));
         let outcome = Err(anyhow::anyhow!("it hung"));
         assert!(!well(&about(TUTORIAL, &[]), Pattern::Peek, outcome));
+    }
+
+    #[test]
+    fn a_mode_that_refuses_children_is_excused_for_missing_them_only() {
+        let refused = |sent| {
+            let Ok(Outcome::Measured {
+                errors,
+                truth,
+                missed_events,
+                note,
+                ..
+            }) = measured(sent, 0)
+            else {
+                unreachable!("it was measured");
+            };
+            Ok(Outcome::Measured {
+                errors,
+                truth,
+                missed_events,
+                note,
+                children_refused: true,
+            })
+        };
+        for about in [about("tracepoint", &[]), about("tracepoint", &[CHILDREN])] {
+            let cell = Cell::new(Pattern::ForkingTree, &about, refused(-9));
+            assert!(cell.is_well());
+            assert_eq!(cell.blind_spots, [CHILDREN]);
+            assert!(!Cell::new(Pattern::ForkingTree, &about, refused(9)).is_well());
+            assert!(!Cell::new(Pattern::Peek, &about, refused(-9)).is_well());
+        }
+        let admits_nothing = about("tracepoint", &[]);
+        assert!(!Cell::new(Pattern::ForkingTree, &admits_nothing, measured(-9, 0)).is_well());
     }
 
     #[test]

@@ -79,6 +79,23 @@ impl Audit {
         Ok(())
     }
 
+    /// Adds both ends of a connection whose other end another process has closed
+    /// after it only sent: it sent what `socket` received.
+    pub(crate) fn with_sender(&self, socket: impl AsFd) -> Result<()> {
+        let before = self.received.load(Relaxed);
+        self.socket(socket, Left::FIN)?;
+        let sent = self.received.load(Relaxed) - before;
+        self.sent.fetch_add(sent, Relaxed);
+        Ok(())
+    }
+
+    /// Adds what another process found its own audit to agree with.
+    pub(crate) fn verified(&self, bytes: Bytes) {
+        self.used.store(true, Relaxed);
+        self.sent.fetch_add(bytes.sent, Relaxed);
+        self.received.fetch_add(bytes.received, Relaxed);
+    }
+
     /// Adds both ends of a link, neither of which has been closed.
     pub(crate) fn link(&self, link: &crate::link::Link) -> Result<()> {
         self.socket(&link.near, Left::default())?;

@@ -20,10 +20,11 @@ use crate::audit::Audit;
 use crate::pattern::Pattern;
 use crate::patterns::{self, inherit::Child};
 use crate::protocol::{Bytes, EXIT, GO, Ready, Report, Truth};
+use crate::sys;
 use crate::tally::Tally;
 
 /// How long the traffic of a pattern may take at scale 1.
-const TIME_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// A pattern cannot be made here: not a failure, but not a measurement either.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +45,18 @@ pub(crate) struct Run {
     pub(crate) child: Option<Child>,
     /// What the report says beside numbers.
     pub(crate) note: Option<String>,
+    ended: Bytes,
     pattern: Pattern,
     pids: Vec<u32>,
-    watchdog: Option<SyncSender<()>>,
+    watchdog: Option<Watchdog>,
+}
+
+/// Ends the process when the traffic takes too long, unless it is dropped.
+enum Watchdog {
+    /// By a thread, which can say so.
+    Thread { _armed: SyncSender<()> },
+    /// By a signal: a process with two threads must not fork.
+    Alarm,
 }
 
 /// Runs `pattern` and speaks the protocol on stdin and stdout.
@@ -58,6 +68,7 @@ pub fn run(pattern: Pattern, scale: u32) -> Result<()> {
         audit: Audit::default(),
         child: None,
         note: None,
+        ended: Bytes::default(),
         pattern,
         pids: Vec::new(),
         watchdog: None,
@@ -97,7 +108,12 @@ impl Run {
         if command != GO {
             bail!("expected \"{GO}\" on stdin, not {command:?}");
         }
-        self.watchdog = Some(watchdog(TIME_LIMIT * self.scale as u32));
+        let limit = TIME_LIMIT * self.scale as u32;
+        self.watchdog = Some(if self.pattern.forks() {
+            Watchdog::alarm(limit)
+        } else {
+            Watchdog::thread(limit)
+        });
         Ok(())
     }
 
@@ -106,11 +122,16 @@ impl Run {
         self.ready(&[process::id()])
     }
 
+    /// Adds what the watched process reported, which is not this one and has ended.
+    pub(crate) fn add_ended(&mut self, bytes: Bytes) {
+        self.ended = bytes;
+        self.audit.verified(bytes);
+    }
+
     /// Prints the report with `last` added: for a process that exits right after
     /// its last calls and cannot report behind them.
     pub(crate) fn report_ahead(&self, last: Bytes) -> Result<()> {
-        self.tally.add_sent(last.sent as usize);
-        self.tally.add_received(last.received as usize);
+        self.tally.add(last);
         print_line(&self.report()?)
     }
 
@@ -119,7 +140,7 @@ impl Run {
         let before = self.before.bytes();
         let child = match &self.child {
             Some(child) => child.report()?,
-            None => Bytes::default(),
+            None => self.ended,
         };
         let all = Bytes {
             sent: before.sent + own.sent + child.sent,
@@ -142,16 +163,30 @@ impl Run {
     }
 }
 
-/// Ends the process with an error unless the returned sender is dropped in time.
-fn watchdog(limit: Duration) -> SyncSender<()> {
-    let (disarm, armed) = mpsc::sync_channel::<()>(0);
-    thread::spawn(move || {
-        if armed.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("netio-traffic: the traffic did not end within {limit:?}");
-            process::exit(2);
+impl Watchdog {
+    fn thread(limit: Duration) -> Self {
+        let (disarm, armed) = mpsc::sync_channel::<()>(0);
+        thread::spawn(move || {
+            if armed.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("netio-traffic: the traffic did not end within {limit:?}");
+                process::exit(2);
+            }
+        });
+        Self::Thread { _armed: disarm }
+    }
+
+    fn alarm(limit: Duration) -> Self {
+        sys::alarm(limit.as_secs() as u32);
+        Self::Alarm
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if matches!(self, Self::Alarm) {
+            sys::alarm(0);
         }
-    });
-    disarm
+    }
 }
 
 fn print_line(value: &impl Serialize) -> Result<()> {

@@ -80,6 +80,14 @@ pub enum Pattern {
     MptcpFallback,
     /// The process exits right after its last bytes
     ExitMidTick,
+    /// 2,000 children, up to 16 at a time, that each send 100 bytes and exit at once
+    ShortLivedChildren,
+    /// Three generations of children, an orphan, a sibling (CLONE_PARENT), vfork and exec
+    ForkingTree,
+    /// Children and theirs that live when the watch begins, and fork more
+    ChildrenBefore,
+    /// The watched process exits, and its pid goes to others, whose bytes are not its own
+    ReusedPid,
 }
 
 impl Pattern {
@@ -109,6 +117,28 @@ impl Pattern {
     #[must_use]
     pub fn exits_by_itself(self) -> bool {
         self == Self::ExitMidTick
+    }
+
+    /// Whether the children of the watched process must be watched with it: the
+    /// truth is the sum.
+    #[must_use]
+    pub fn follows_children(self) -> bool {
+        matches!(
+            self,
+            Self::ShortLivedChildren | Self::ForkingTree | Self::ChildrenBefore
+        )
+    }
+
+    /// Whether the watched process, which is not the generator, has exited when
+    /// the report comes.
+    #[must_use]
+    pub fn watched_exits(self) -> bool {
+        matches!(self, Self::ForkingTree | Self::ReusedPid)
+    }
+
+    /// Whether it forks after "go".
+    pub(crate) fn forks(self) -> bool {
+        self.follows_children() || self.watched_exits()
     }
 }
 

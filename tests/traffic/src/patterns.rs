@@ -1,6 +1,7 @@
 //! The patterns, one function each, grouped by what they exercise.
 
 mod blocking;
+mod children;
 mod family;
 mod fast_open;
 pub(crate) mod inherit;
@@ -9,8 +10,10 @@ mod mptcp;
 mod not_tcp;
 mod plain;
 mod reading;
+mod reuse;
 mod splicing;
 mod tls;
+pub(crate) mod tree;
 mod uring;
 mod zerocopy;
 
@@ -59,6 +62,10 @@ pub(crate) fn make(pattern: Pattern, run: &mut Run) -> Result<()> {
         Pattern::Mptcp => mptcp::both_ends(run),
         Pattern::MptcpFallback => mptcp::fallback(run),
         Pattern::ExitMidTick => plain::exit_mid_tick(run),
+        Pattern::ShortLivedChildren => children::short_lived(run),
+        Pattern::ForkingTree => tree::forking_tree(run),
+        Pattern::ChildrenBefore => children::before(run),
+        Pattern::ReusedPid => reuse::reused_pid(run),
     }
 }
 
@@ -69,7 +76,7 @@ const ONE_GO: usize = 16 * 1024;
 const SIZES: [usize; 6] = [1, 100, 1460, 4096, 5000, ONE_GO];
 
 /// Sends in every size of [`SIZES`] in both directions, by one thread.
-fn exchange(tally: &Tally, link: &Link, rounds: usize) -> Result<()> {
+pub(crate) fn exchange(tally: &Tally, link: &Link, rounds: usize) -> Result<()> {
     let data = [7; ONE_GO];
     for _ in 0..rounds {
         for size in SIZES {

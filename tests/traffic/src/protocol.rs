@@ -6,6 +6,11 @@
 //!    pattern `exit-mid-tick` prints its report just before its last bytes and
 //!    exits right after them, unasked.
 //!
+//! Where [`Pattern::follows_children`](crate::Pattern::follows_children), the
+//! truth about a process is the sum over it and its descendants. Where
+//! [`Pattern::watched_exits`](crate::Pattern::watched_exits), the process to watch
+//! is a child of the generator's that has ended when the report comes.
+//!
 //! A failure is a message on stderr and a non-zero exit code instead.
 
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
 //! The system calls that no safe wrapper offers: TCP_INFO, any socket option,
-//! recvmmsg, the error queue, TCP_ZEROCOPY_RECEIVE and fork.
+//! recvmmsg, the error queue, TCP_ZEROCOPY_RECEIVE, alarm, fork and its kin.
 //!
 //! Every function takes borrowed descriptors and slices and is safe to call.
 #![allow(unsafe_code)] // It exists to hold the crate's raw system calls.
@@ -295,18 +295,69 @@ impl Drop for Window {
     }
 }
 
-/// Forks a process that has one thread. None in the child, its pid in the parent.
-pub(crate) fn fork() -> io::Result<Option<u32>> {
+/// Has the kernel end this process after that many seconds; 0: not any more.
+/// Forked processes do not inherit it.
+pub(crate) fn alarm(seconds: u32) {
+    // SAFETY: it takes and gives numbers.
+    unsafe { libc::alarm(seconds) };
+}
+
+/// How a new process comes to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Birth {
+    /// fork
+    Child,
+    /// CLONE_PARENT: the parent of the caller is its parent, too.
+    Sibling,
+    /// A child with this pid, which must be free. Needs root.
+    WithPid(u32),
+}
+
+/// Forks a process that has one thread. None in the new process, its pid in the
+/// old one.
+pub(crate) fn fork(birth: Birth) -> io::Result<Option<u32>> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         return Err(io::Error::other(format!(
             "fork with {threads} threads: their locks would stay held in the child"
         )));
     }
-    // SAFETY: with one thread no lock is held by another, so the child may go on
-    // as if nothing had happened.
-    let pid = unsafe { libc::fork() };
-    let pid = check(pid as isize)?;
+    // SAFETY: an integer or a pointer, for both of which zero is a value.
+    let mut arguments: libc::clone_args = unsafe { zeroed() };
+    let pids: [libc::pid_t; 1];
+    match birth {
+        Birth::Child => {
+            // SAFETY: with one thread no lock is held by another, so the child may
+            // go on as if nothing had happened.
+            let pid = unsafe { libc::fork() };
+            return forked(pid as isize);
+        }
+        // The signal at its exit is as its parent has it.
+        Birth::Sibling => arguments.flags = libc::CLONE_PARENT as u64,
+        Birth::WithPid(pid) => {
+            pids = [pid as libc::pid_t];
+            arguments.exit_signal = libc::SIGCHLD as u64;
+            arguments.set_tid = pids.as_ptr() as u64;
+            arguments.set_tid_size = pids.len() as u64;
+        }
+    }
+    // SAFETY: the arguments ask for a copy of this process on a copy of its stack,
+    // as fork does; `pids`, where they point to it, outlives the call. With one
+    // thread no lock is held by another. That the C library does not know of the
+    // new process, whose one thread has another id, matters to robust and
+    // recursive locks only.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            ptr::from_mut(&mut arguments),
+            size_of::<libc::clone_args>(),
+        )
+    };
+    forked(pid as isize)
+}
+
+fn forked(result: isize) -> io::Result<Option<u32>> {
+    let pid = check(result)?;
     Ok((pid != 0).then_some(pid as u32))
 }
 

@@ -45,6 +45,12 @@ impl Tally {
         self.received.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// Adds what another process, or a call yet to come, sends and receives.
+    pub(crate) fn add(&self, bytes: Bytes) {
+        self.sent.fetch_add(bytes.sent, Relaxed);
+        self.received.fetch_add(bytes.received, Relaxed);
+    }
+
     /// One send call.
     pub(crate) fn send(
         &self,

@@ -9,7 +9,7 @@ use netio_traffic::Pattern;
 use netio_traffic::protocol::{Ready, Report};
 
 /// Patterns that a kernel, or a user who is not root, may lack.
-const OPTIONAL: [Pattern; 11] = [
+const OPTIONAL: [Pattern; 12] = [
     Pattern::FastOpen,
     Pattern::IoUring,
     Pattern::Ipv6,
@@ -19,12 +19,14 @@ const OPTIONAL: [Pattern; 11] = [
     Pattern::Mptcp,
     Pattern::MptcpFallback,
     Pattern::RawTcpAndUdp,
+    Pattern::ReusedPid,
     Pattern::ZerocopyReceive,
     Pattern::ZerocopySend,
 ];
 
 /// Patterns in which not all that is sent is received by a watched process.
-const ONE_SIDED: [Pattern; 6] = [
+const ONE_SIDED: [Pattern; 7] = [
+    Pattern::ChildrenBefore,
     Pattern::HalfClose,
     Pattern::InheritedUnwatched,
     Pattern::OpenedBefore,
@@ -129,6 +131,40 @@ fn scale_multiplies_the_traffic() {
         Report::Unavailable { unavailable, .. } => panic!("{unavailable}"),
     };
     assert_eq!(3 * sent(1), sent(3));
+}
+
+/// Whether a process runs: one that nobody has waited for yet does not.
+fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
+}
+
+#[test]
+fn the_process_to_watch_is_the_generator_or_has_exited_when_the_report_comes() {
+    for &pattern in Pattern::value_variants() {
+        if !pattern.follows_children() && !pattern.watched_exits() {
+            continue;
+        }
+        let (ready, report) = run(pattern, 1);
+        assert_eq!(ready.pids.len(), 1, "{pattern:?}");
+        assert_eq!(ready.pids[0] == ready.pid, !pattern.watched_exits());
+        // The run's end is the end of its output, which every descendant holds.
+        assert!(!runs(ready.pids[0]), "{pattern:?} left a process behind");
+        if let Report::Truth { truth, .. } = report {
+            assert_eq!(truth.len(), 1, "{pattern:?}");
+        }
+    }
+}
+
+#[test]
+fn two_thousand_children_send_a_hundred_bytes_each() {
+    match run(Pattern::ShortLivedChildren, 1).1 {
+        Report::Truth { truth, .. } => {
+            assert_eq!(truth[0].bytes.sent, 200_000);
+            assert_eq!(truth[0].bytes.received, 200_000);
+        }
+        Report::Unavailable { unavailable, .. } => panic!("{unavailable}"),
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use crate::driver::Run;
 use crate::link::{Link, TIMEOUT};
 use crate::protocol::Bytes;
-use crate::sys;
+use crate::sys::{self, Birth};
 use crate::tally::Tally;
 
 /// What the child does when told so.
@@ -66,7 +66,7 @@ impl Child {
     /// Forks. The child never returns from here.
     fn fork(link: &Link) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("make a control socket")?;
-        match sys::fork().context("fork")? {
+        match sys::fork(Birth::Child).context("fork")? {
             None => {
                 drop(ours);
                 let done = obey(&theirs, link);
