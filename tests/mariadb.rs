@@ -3,17 +3,30 @@
 
 mod support;
 
-use support::{Collector, Result, mariadb::Server, mysql::Connection, settled, skip};
+use netio::v1::{Target, WatchRequest};
+use support::{
+    Collector, Result,
+    ledger::{Bytes, Ledger},
+    mariadb::{NAME, Server},
+    mysql::Connection,
+    servers::processes_named,
+    settled, skip,
+};
+use tokio::sync::Mutex;
 
 const ROWS: usize = 64;
 const ROW_BYTES: usize = 100_000;
+
+/// A name means every server that has it, so only one test at a time has one.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
 async fn a_large_select_shows_as_sent_and_a_large_insert_as_received() -> Result {
     if skip(support::lacks_kernel().or_else(Server::lacks)) {
         return Ok(());
     }
-    let server = Server::start()?;
+    let _alone = ALONE.lock().await;
+    let server = Server::running()?;
     let collector = Collector::start(&["--interval", "200ms"])?;
     let mut client = collector.connect().await?;
     let watch = support::watch(&mut client, server.pid()).await?;
@@ -62,12 +75,57 @@ async fn many_connections_add_up_to_what_their_sockets_counted() -> Result {
     if skip(support::lacks_kernel().or_else(Server::lacks)) {
         return Ok(());
     }
-    let server = Server::start()?;
+    let _alone = ALONE.lock().await;
+    let server = Server::running()?;
     let collector = Collector::start(&["--interval", "200ms"])?;
     let mut client = collector.connect().await?;
     let watch = support::watch(&mut client, server.pid()).await?;
     let mut ticks = support::subscribe(&mut client, &watch).await?;
 
+    let truth = sixteen_clients(&server)?;
+    let total = settled(&mut ticks).await?;
+    assert_eq!(total.sent_bytes_total, truth.sent);
+    assert_eq!(total.received_bytes_total, truth.received);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn name_and_port_find_the_same_server() -> Result {
+    if skip(support::lacks_kernel().or_else(Server::lacks)) {
+        return Ok(());
+    }
+    let _alone = ALONE.lock().await;
+    if skip(lacks_solitude()) {
+        return Ok(());
+    }
+    let server = Server::running()?;
+    let collector = Collector::start(&["--interval", "200ms"])?;
+    let mut client = collector.connect().await?;
+    let mut ledgers = Vec::new();
+    for target in [Target::name(NAME), Target::port(server.address.port())] {
+        let watch = support::request(&mut client, WatchRequest::new(target)).await?;
+        let pids: Vec<u32> = watch.processes.iter().map(|it| it.pid).collect();
+        assert_eq!(pids, [server.pid()], "{watch:?}");
+        assert!(!watch.follow_children, "one process serves all");
+        ledgers.push(Ledger::open(&mut client, &watch).await?);
+    }
+    let truth = sixteen_clients(&server)?;
+    for mut ledger in ledgers {
+        assert_eq!(ledger.settled().await?.totals(), truth);
+    }
+    Ok(())
+}
+
+/// What is lacking for the name to mean one server, if anything.
+fn lacks_solitude() -> Option<&'static str> {
+    processes_named(NAME)
+        .is_ok_and(|pids| !pids.is_empty())
+        .then_some("a host without another mariadbd")
+}
+
+/// Clients that ask at the same time; what that was for the server, by their
+/// sockets.
+fn sixteen_clients(server: &Server) -> Result<Bytes> {
     let address = server.address;
     let connections: Vec<_> = (1..=16)
         .map(|number: usize| {
@@ -83,14 +141,11 @@ async fn many_connections_add_up_to_what_their_sockets_counted() -> Result {
             })
         })
         .collect();
-    let (mut sent, mut received) = (0, 0);
+    let mut server = Bytes::default();
     for connection in connections {
         let info = connection.join().map_err(|_| "a client panicked")??;
-        sent += info.bytes_sent - info.bytes_retrans;
-        received += info.bytes_received;
+        server.received += info.bytes_sent - info.bytes_retrans;
+        server.sent += info.bytes_received;
     }
-    let total = settled(&mut ticks).await?;
-    assert_eq!(total.sent_bytes_total, received);
-    assert_eq!(total.received_bytes_total, sent);
-    Ok(())
+    Ok(server)
 }

@@ -1,103 +1,138 @@
 //! A MariaDB server of the test's own: temporary directory, loopback, ended
 //! when dropped.
+//!
+//! [`Server::prepare`] makes its tables and chooses its port, so that it may be
+//! watched before it runs; it may be killed and started again, at the same port
+//! with the same data.
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-use super::{PATIENCE, Result};
+use super::{
+    Result,
+    servers::{await_listening, free_address, program, text},
+};
+
+/// The name that the kernel has for it.
+pub const NAME: &str = "mariadbd";
 
 pub struct Server {
-    process: Child,
+    process: Option<Child>,
     pub address: SocketAddr,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Server {
     /// What is lacking to start one, if anything.
     pub fn lacks() -> Option<&'static str> {
-        let found = Command::new("mariadbd")
-            .arg("--version")
-            .stdout(Stdio::null())
-            .status()
-            .is_ok();
-        (!found).then_some("mariadbd (apt-get install mariadb-server-core)")
+        program(NAME)
+            .is_none()
+            .then_some("mariadbd (apt-get install mariadb-server-core)")
     }
 
-    pub fn start() -> Result<Self> {
+    /// All but the process.
+    pub fn prepare() -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let data = directory.path().join("data");
-        let log = |name: &str| File::create(directory.path().join(name));
+        let log = directory.path().join("install.log");
         let installed = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--user=root", "--skip-test-db"])
             .arg("--auth-root-authentication-method=normal")
-            .arg(format!("--datadir={}", data.display()))
-            .stdout(log("install.log")?)
+            .arg(format!("--datadir={}", data(directory.path()).display()))
+            .stdout(File::create(&log)?)
             .stderr(Stdio::null())
             .status()?;
         if !installed.success() {
-            return Err(text(directory.path(), "install.log").into());
+            return Err(text(&log).into());
         }
-        // A port that is free now; the server has it a moment later.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
-        let process = Command::new("mariadbd")
+        Ok(Self {
+            process: None,
+            address: free_address()?,
+            directory,
+        })
+    }
+
+    /// A server that listens.
+    pub fn running() -> Result<Self> {
+        let mut server = Self::prepare()?;
+        server.start()?;
+        Ok(server)
+    }
+
+    /// Starts the process and waits until it listens.
+    pub fn start(&mut self) -> Result {
+        self.launch()?;
+        self.await_listening()
+    }
+
+    /// Starts the process.
+    pub fn launch(&mut self) -> Result {
+        self.kill();
+        let inside = |name: &str| self.directory.path().join(name).display().to_string();
+        let process = Command::new(NAME)
             .args(["--no-defaults", "--user=root", "--bind-address=127.0.0.1"])
             .args([
                 "--max-allowed-packet=64M",
                 "--skip-log-bin",
                 "--skip-name-resolve",
             ])
-            .arg(format!("--port={port}"))
-            .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--port={}", self.address.port()))
             .arg(format!(
-                "--socket={}",
-                directory.path().join("socket").display()
+                "--datadir={}",
+                data(self.directory.path()).display()
             ))
-            .arg(format!(
-                "--pid-file={}",
-                directory.path().join("pid").display()
-            ))
+            .arg(format!("--socket={}", inside("socket")))
+            .arg(format!("--pid-file={}", inside("pid")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log("server.log")?)
+            .stderr(File::create(self.log())?)
             .spawn()?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut server = Self {
-            process,
-            address,
-            _directory: directory,
-        };
-        let start = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            if server.process.try_wait()?.is_some() || start.elapsed() > PATIENCE {
-                return Err(text(server._directory.path(), "server.log").into());
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(server)
+        self.process = Some(process);
+        Ok(())
     }
 
+    /// Waits until the process that was launched listens.
+    pub fn await_listening(&mut self) -> Result {
+        let log = self.log();
+        let process = self.process.as_mut().ok_or("it does not run")?;
+        await_listening(process, self.address, &log)
+    }
+
+    /// Ends the process with SIGKILL, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Kills it and starts it anew, at the same port with the same data.
+    pub fn restart(&mut self) -> Result {
+        self.kill();
+        self.start()
+    }
+
+    /// 0 if it does not run.
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.as_ref().map_or(0, Child::id)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("server.log")
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
     }
 }
 
-fn text(directory: &Path, log: &str) -> String {
-    std::fs::read_to_string(directory.join(log)).unwrap_or_default()
+fn data(directory: &Path) -> PathBuf {
+    directory.join("data")
 }

@@ -18,14 +18,22 @@ use std::{
 };
 
 use netio::v1::{
-    NetIoSample, SubscribeRequest, SubscribeResponse, Target, Watch, WatchRequest,
-    net_io_service_client::NetIoServiceClient, target::Selector,
+    ListWatchesRequest, NetIoSample, SubscribeRequest, SubscribeResponse, Target, UnwatchRequest,
+    Watch, WatchRequest, net_io_service_client::NetIoServiceClient, unwatch_request::Selector,
 };
 use tempfile::TempDir;
 use tonic::{Streaming, transport::Channel};
+use tonic_types::StatusExt as _;
 
+pub mod generator;
+pub mod ledger;
 pub mod mariadb;
 pub mod mysql;
+pub mod postgres;
+pub mod puppets;
+pub mod redis;
+pub mod relay;
+pub mod servers;
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -52,32 +60,48 @@ pub fn lacks_kernel() -> Option<&'static str> {
 /// The path of one of the workspace's programs, built with the tests' profile.
 pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let profile = profile();
+    let release = profile.ends_with("release");
+    let packages = ["netio-collector", "netio-client", "netio-traffic"];
     BUILT
         .get_or_init(|| {
-            // target/PROFILE/deps/this-test
-            let test = env::current_exe().expect("the test's own path");
-            let profile = test
-                .ancestors()
-                .nth(2)
-                .expect("a target directory")
-                .to_owned();
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--bins"]);
-            build.args(["--package", "netio-collector", "--package", "netio-client"]);
-            build.current_dir(env!("CARGO_MANIFEST_DIR"));
-            build
-                .arg("--target-dir")
-                .arg(profile.parent().expect("a target directory"));
-            if profile.ends_with("release") {
-                build.arg("--release");
-            }
-            assert!(
-                build.status().expect("cargo runs").success(),
-                "the programs do not build"
-            );
+            build(&packages, release);
             profile
         })
         .join(name)
+}
+
+/// The path of the collector as it is shipped: optimised, whatever the tests are.
+pub fn optimised_collector() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["netio-collector"], true));
+    profile().with_file_name("release").join("netio-collector")
+}
+
+/// Where this test's own profile puts programs: target/PROFILE, as the test is
+/// target/PROFILE/deps/this-test.
+fn profile() -> PathBuf {
+    let test = env::current_exe().expect("the test's own path");
+    let profile = test.ancestors().nth(2).expect("a target directory");
+    profile.to_owned()
+}
+
+fn build(packages: &[&str], release: bool) {
+    let target = profile();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--bins"]);
+    build.args(packages.iter().flat_map(|package| ["--package", package]));
+    build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    build
+        .arg("--target-dir")
+        .arg(target.parent().expect("a target directory"));
+    if release {
+        build.arg("--release");
+    }
+    assert!(
+        build.status().expect("cargo runs").success(),
+        "the programs do not build"
+    );
 }
 
 /// A `netio-collector` process on a Unix socket of its own; ended when dropped.
@@ -89,9 +113,13 @@ pub struct Collector {
 
 impl Collector {
     pub fn start(arguments: &[&str]) -> Result<Self> {
+        Self::start_program(&binary("netio-collector"), arguments)
+    }
+
+    pub fn start_program(program: &Path, arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("collector.sock");
-        let process = Command::new(binary("netio-collector"))
+        let process = Command::new(program)
             .arg("--listen")
             .arg(format!("unix://{}", socket.display()))
             .args(arguments)
@@ -162,18 +190,48 @@ pub fn wait(process: &mut Child, patience: Duration) -> Result<std::process::Exi
 
 /// Watches a process.
 pub async fn watch(client: &mut NetIoServiceClient<Channel>, pid: u32) -> Result<Watch> {
-    let target = Target {
-        selector: Some(Selector::Pid(pid)),
+    request(client, WatchRequest::new(Target::pid(pid))).await
+}
+
+/// Makes a watch.
+pub async fn request(
+    client: &mut NetIoServiceClient<Channel>,
+    request: WatchRequest,
+) -> Result<Watch> {
+    let response = client.watch(request).await?.into_inner();
+    Ok(response.watch.ok_or("no watch in the response")?)
+}
+
+/// Ends a watch.
+pub async fn unwatch(client: &mut NetIoServiceClient<Channel>, watch: &Watch) -> Result {
+    let request = UnwatchRequest {
+        selector: Some(Selector::WatchId(watch.watch_id.clone())),
     };
-    let response = client
-        .watch(WatchRequest {
-            target: Some(target),
-        })
-        .await?;
-    Ok(response
-        .into_inner()
-        .watch
-        .ok_or("no watch in the response")?)
+    let ended = client.unwatch(request).await?.into_inner().watch_ids;
+    assert_eq!(ended, [watch.watch_id.as_str()]);
+    Ok(())
+}
+
+/// The watch as ListWatches tells it now; none if it is gone.
+pub async fn listed(
+    client: &mut NetIoServiceClient<Channel>,
+    watch: &Watch,
+) -> Result<Option<Watch>> {
+    let list = client.list_watches(ListWatchesRequest {}).await?;
+    let mut watches = list.into_inner().watches.into_iter();
+    Ok(watches.find(|listed| listed.watch_id == watch.watch_id))
+}
+
+/// The reason of a refusal, as google.rpc.ErrorInfo tells it.
+pub fn reason<T: std::fmt::Debug>(
+    refused: std::result::Result<tonic::Response<T>, tonic::Status>,
+) -> Result<String> {
+    let status = match refused {
+        Ok(answer) => return Err(format!("it was not refused: {answer:?}").into()),
+        Err(status) => status,
+    };
+    let info = status.get_details_error_info();
+    Ok(info.ok_or_else(|| format!("no reason: {status}"))?.reason)
 }
 
 /// The stream of one watch.
@@ -183,7 +241,10 @@ pub async fn subscribe(
 ) -> Result<Streaming<SubscribeResponse>> {
     let watch_ids = vec![watch.watch_id.clone()];
     Ok(client
-        .subscribe(SubscribeRequest { watch_ids })
+        .subscribe(SubscribeRequest {
+            watch_ids,
+            per_process: false,
+        })
         .await?
         .into_inner())
 }
