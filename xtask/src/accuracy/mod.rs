@@ -307,13 +307,14 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Runs `program` where the kernel's BTF cannot be seen.
+/// Runs `program` where the kernel's BTF cannot be seen, but tracefs can, which
+/// not every machine mounts.
 fn without_btf(program: &Path) -> Command {
+    const PREPARE: &str = "mount -t tmpfs none /sys/kernel/btf && \
+        { test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; } && \
+        exec \"$0\" \"$@\"";
     let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "sh", "-c"])
-        .arg("mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"")
-        .arg(program);
+    command.args(["--mount", "sh", "-c", PREPARE]).arg(program);
     command
 }
 

@@ -7,15 +7,17 @@ mod bpf;
 pub(crate) mod python;
 
 use std::fmt;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::apt;
 use crate::command::{output, run};
 use crate::step::step;
-use crate::tree::{Tree, find_command};
+use crate::tree::{Tree, find_command, is_root_user};
 
 /// The release of cargo-deny that deny.toml is written for.
 const CARGO_DENY_VERSION: &str = "0.20.2";
@@ -23,7 +25,7 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// What something is installed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Purpose {
-    /// The end-to-end tests: a database server and a Python client
+    /// The end-to-end tests: database servers, their load, a Python client
     Tests,
     /// Kernels under emulation: qemu and what fills its file system
     Guest,
@@ -61,6 +63,13 @@ struct Need {
 /// How a tool is had.
 enum Remedy {
     Apt(&'static str),
+    /// A package that would start a server of its own, were it not told before by
+    /// a file of settings. A file that is there already is the administrator's.
+    AptWith {
+        package: &'static str,
+        path: &'static str,
+        settings: &'static str,
+    },
     Rustup(&'static str),
     Cargo {
         name: &'static str,
@@ -78,6 +87,25 @@ const TESTS: &[Need] = &[
         evidence: &["my_print_defaults"],
         why: "a part of how that server's tables are made",
         remedy: Remedy::Apt("mariadb-client-core"),
+    },
+    // pgbench is part of the server's package, so that postgresql-contrib is not
+    // needed.
+    Need {
+        evidence: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"],
+        why: "a server that has a process for each client, and pgbench to load it",
+        remedy: Remedy::AptWith {
+            package: "postgresql",
+            path: "/etc/postgresql-common/createcluster.conf",
+            settings: "# The tests make databases of their own.\n\
+                       create_main_cluster = false\n",
+        },
+    },
+    // The whole server is in this package: redis-server adds but a link to
+    // redis-check-rdb, and a service that would run from then on.
+    Need {
+        evidence: &["redis-benchmark"],
+        why: "a server that many clients keep busy, and the load for it",
+        remedy: Remedy::Apt("redis-tools"),
     },
     Need {
         evidence: &["python3", "-c", "import ensurepip, venv"],
@@ -165,7 +193,7 @@ fn install(needs: &[Need], dry_run: bool) -> Result<()> {
     let packages: Vec<&str> = missing
         .iter()
         .filter_map(|need| match need.remedy {
-            Remedy::Apt(package) => Some(package),
+            Remedy::Apt(package) | Remedy::AptWith { package, .. } => Some(package),
             Remedy::Rustup(_) | Remedy::Cargo { .. } => None,
         })
         .collect();
@@ -180,11 +208,16 @@ fn install(needs: &[Need], dry_run: bool) -> Result<()> {
                     .join(", ")
             );
         }
+        for need in &missing {
+            if let Remedy::AptWith { path, settings, .. } = need.remedy {
+                tell_before(Path::new(path), settings)?;
+            }
+        }
         apt::install(&packages)?;
     }
     for need in &missing {
         match need.remedy {
-            Remedy::Apt(_) => {}
+            Remedy::Apt(_) | Remedy::AptWith { .. } => {}
             Remedy::Rustup(component) => {
                 run(Command::new("rustup").args(["component", "add", component]))?;
             }
@@ -210,6 +243,20 @@ fn install(needs: &[Need], dry_run: bool) -> Result<()> {
     Ok(())
 }
 
+/// Leaves settings for a package that is not there yet.
+fn tell_before(path: &Path, settings: &str) -> Result<()> {
+    // Only root can install, which says so itself.
+    if !is_root_user() || path.exists() {
+        return Ok(());
+    }
+    println!("    writing {}: no server is to be started", path.display());
+    let cannot = || format!("cannot write {}", path.display());
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(cannot)?;
+    }
+    fs::write(path, settings).with_context(cannot)
+}
+
 impl Need {
     fn present(&self) -> bool {
         match self.evidence {
@@ -219,7 +266,7 @@ impl Need {
                 output(Command::new(command).args(arguments)).is_ok_and(|said| match self.remedy {
                     // Another release may want another configuration.
                     Remedy::Cargo { version, .. } => said.contains(version),
-                    Remedy::Apt(_) | Remedy::Rustup(_) => true,
+                    Remedy::Apt(_) | Remedy::AptWith { .. } | Remedy::Rustup(_) => true,
                 })
             }
         }
@@ -234,7 +281,9 @@ impl Need {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Apt(name) | Self::Rustup(name) => f.write_str(name),
+            Self::Apt(name) | Self::Rustup(name) | Self::AptWith { package: name, .. } => {
+                f.write_str(name)
+            }
             Self::Cargo { name, version } => write!(f, "{name} {version}"),
         }
     }
@@ -243,6 +292,20 @@ impl fmt::Display for Remedy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_are_there_are_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("not/there/yet.conf");
+        tell_before(&file, "mine").expect("it can be written");
+        if is_root_user() {
+            assert_eq!(fs::read_to_string(&file).expect("it is there"), "mine");
+        }
+        let file = directory.path().join("theirs.conf");
+        fs::write(&file, "theirs").expect("it can be written");
+        tell_before(&file, "mine").expect("nothing to do");
+        assert_eq!(fs::read_to_string(&file).expect("it is there"), "theirs");
+    }
 
     #[test]
     fn presence_is_found_out_by_trying() {
