@@ -124,7 +124,7 @@ fn on_sendmsg(ctx: &FExitContext) -> i32 {
     }
     let ret: i32 = ctx.arg(3);
     if ret > 0 && is_stream(sk_of(Btf(ctx.arg(0)))) {
-        sent(slot, ret as u64);
+        sent(slot, u64::from(ret as u32));
     }
     0
 }
@@ -138,7 +138,7 @@ fn on_recvmsg(ctx: &FExitContext) -> i32 {
     let flags: i32 = ctx.arg(3);
     let ret: i32 = ctx.arg(4);
     if ret > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && is_stream(sk_of(Btf(ctx.arg(0)))) {
-        received(slot, ret as u64);
+        received(slot, u64::from(ret as u32));
     }
     0
 }

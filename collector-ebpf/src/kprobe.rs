@@ -25,7 +25,7 @@ use netio_abi::NO_SLOT;
 use crate::{
     account::{received, sent, sockets_full, watched_slot},
     receive_queue::{POSITIONS, TCP_SYN_SENT},
-    sock::{Kind, Raw, consumed, is_owned, kind, position, reads_plainly, urgent_between},
+    sock::{Raw, consumed, is_owned, position, reads_plainly, urgent_between},
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
 
@@ -61,8 +61,10 @@ pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
     if slot == NO_SLOT && noted.is_none() {
         return 0;
     }
+    // Only TCP's own sockets come here, so none is asked what it is: each field
+    // read is a call of a helper.
     let tp = Raw(sk);
-    if kind(tp) != Kind::Tcp || !is_owned(tp) || !reads_plainly(tp) {
+    if !is_owned(tp) || !reads_plainly(tp) {
         return 0;
     }
     let now = position(tp);

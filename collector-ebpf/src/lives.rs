@@ -81,18 +81,23 @@ pub fn life_begins(ctx: BtfTracePointContext) -> i32 {
     let parent = watched_slot();
     let child = Btf(ctx.arg(0));
     let tgid: u32 = child.field(offset(&OFF_TASK_TGID));
+    let family = family_of(parent);
     let Some(entry) = allow_entry(tgid) else {
+        // pid_max was raised since the list was made.
+        if family != NO_SLOT {
+            processes_full();
+        }
         return 0;
     };
     // SAFETY: `entry` points at an entry of the allow-list; as all below.
     let old = unsafe { read_volatile(entry) };
     let start: u64 = child.field(offset(&OFF_TASK_START));
-    let family = family_of(parent);
     if old == NO_SLOT && family == NO_SLOT {
         return 0;
     }
     if old != NO_SLOT && is_life_of(old, start) {
         // The collector has found it first, in this very moment.
+        born_into(old, family);
         return 0;
     }
     let (slot, own) = if family == NO_SLOT {
@@ -103,8 +108,10 @@ pub fn life_begins(ctx: BtfTracePointContext) -> i32 {
     if own {
         begin(slot, tgid, start, family);
     }
-    if replace(entry, old, slot) {
-        if old != NO_SLOT {
+    // The collector may have cleared in this moment what the dead left.
+    let replaced = replace(entry, old, slot);
+    if replaced || old != NO_SLOT && replace(entry, NO_SLOT, slot) {
+        if replaced && old != NO_SLOT {
             end(old);
         }
         if own {
@@ -113,10 +120,15 @@ pub fn life_begins(ctx: BtfTracePointContext) -> i32 {
             // The family's end and this birth crossed: one of both sees the other.
             end(slot);
         }
-    } else if own {
-        set_state(slot, LIFE_UNUSED);
-    } else if slot != NO_SLOT {
-        end(slot);
+    } else {
+        // The collector has found it in between.
+        // SAFETY: as above.
+        born_into(unsafe { read_volatile(entry) }, family);
+        if own {
+            set_state(slot, LIFE_UNUSED);
+        } else if slot != NO_SLOT {
+            end(slot);
+        }
     }
     0
 }
@@ -204,14 +216,35 @@ fn family_of(slot: u32) -> u32 {
     }
 }
 
-/// Whether the slot is that of the process that started at `start`.
+/// Whether the slot is that of the process that started at `start`. A family's is
+/// taken for it: whoever shares one leaves it at its exit, so this is the
+/// collector's doing in this very moment.
 #[inline(always)]
 fn is_life_of(slot: u32, start: u64) -> bool {
     LIVES.get_ptr(slot).is_some_and(|life| {
         // SAFETY: as above.
-        let begun = unsafe { read_volatile(&raw const (*life).start_time_ns) };
-        begun / START_TIME_STEP == start / START_TIME_STEP
+        let (tgid, begun) = unsafe {
+            (
+                read_volatile(&raw const (*life).tgid),
+                read_volatile(&raw const (*life).start_time_ns),
+            )
+        };
+        tgid == 0 || begun / START_TIME_STEP == start / START_TIME_STEP
     })
+}
+
+/// Tells the collector into which family a process was born that it listed first.
+#[inline(always)]
+fn born_into(slot: u32, family: u32) {
+    if slot == NO_SLOT || family == NO_SLOT {
+        return;
+    }
+    if let Some(life) = LIVES.get_ptr_mut(slot) {
+        // SAFETY: a field of a map's element.
+        unsafe {
+            atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(&raw mut (*life).born_into, family)
+        };
+    }
 }
 
 /// A slot from the pool, and true; or else the family's own, and false.

@@ -27,7 +27,7 @@ pub fn sock_send(ctx: BtfTracePointContext) -> i32 {
     }
     let ret: i32 = ctx.arg(1);
     if ret > 0 && is_stream(Btf(ctx.arg(0))) {
-        sent(slot, ret as u64);
+        sent(slot, u64::from(ret as u32));
     }
     0
 }
@@ -42,7 +42,7 @@ pub fn sock_recv(ctx: BtfTracePointContext) -> i32 {
     let ret: i32 = ctx.arg(1);
     let flags: i32 = ctx.arg(2);
     if ret > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && is_stream(Btf(ctx.arg(0))) {
-        received(slot, ret as u64);
+        received(slot, u64::from(ret as u32));
     }
     0
 }

@@ -72,12 +72,16 @@ impl Discovery {
     }
 
     /// Runs until it is told to stop, or the sampler has.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        // Also in the middle of a look.
+        stop.run_until_cancelled(self.look()).await;
+    }
+
+    async fn look(mut self) {
         let mut rescan = interval(RESCAN);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stop.cancelled() => break,
                 changed = self.rules.changed() => match changed {
                     Ok(()) => self.look_for_new_rules().await,
                     Err(_) => break,
@@ -85,19 +89,15 @@ impl Discovery {
                 pids = next_changes(&mut self.changes) => self.look_at_changed(pids).await,
                 pids = due(&mut self.second_looks) => self.look_at(pids).await,
                 _ = rescan.tick() => {
-                    let rules = self.current_rules();
-                    self.look_for(&rules).await;
+                    let rules = self.rules.borrow().clone();
+                    self.look_for(&rules, true).await;
                 }
             }
         }
     }
 
-    fn current_rules(&mut self) -> Rules {
-        Arc::clone(&self.rules.borrow_and_update())
-    }
-
     async fn look_for_new_rules(&mut self) {
-        let rules = self.current_rules();
+        let rules = self.rules.borrow_and_update().clone();
         self.known
             .retain(|id| rules.iter().any(|rule| rule.id == *id));
         let new: Vec<Rule> = rules
@@ -105,14 +105,15 @@ impl Discovery {
             .filter(|rule| self.known.insert(rule.id))
             .cloned()
             .collect();
-        self.look_for(&new).await;
+        self.look_for(&new, false).await;
     }
 
-    /// Looks for these rules among all processes.
-    async fn look_for(&self, rules: &[Rule]) {
+    /// Looks for these rules among all processes. `thorough`: as if nothing were
+    /// in the watches yet.
+    async fn look_for(&self, rules: &[Rule], thorough: bool) {
         for rule in rules {
             match self.enrolment.matching(&rule.selector).await {
-                Ok(found) => self.let_in(rule, found).await,
+                Ok(found) => self.let_in(rule, found, thorough).await,
                 Err(error) => warn!(id = %rule.id, %error, "cannot look for processes"),
             }
         }
@@ -131,7 +132,7 @@ impl Discovery {
 
     /// Looks whether these processes match any rule.
     async fn look_at(&mut self, pids: BTreeSet<u32>) {
-        let rules = self.current_rules();
+        let rules = self.rules.borrow().clone();
         if rules.is_empty() {
             return;
         }
@@ -142,10 +143,12 @@ impl Discovery {
             // A process joins several watches, and each wants its own.
             let of_rule = |pid| {
                 let (indices, found) = processes.matches(pid, &selectors)?;
+                let id = found.id();
                 let more = indices
                     .iter()
                     .skip(1)
-                    .filter_map(|_| processes.find(pid).ok());
+                    .filter_map(|_| processes.find(pid).ok())
+                    .filter(|again| again.id() == id);
                 let all: Vec<Found> = [found].into_iter().chain(more).collect();
                 Some(indices.into_iter().zip(all))
             };
@@ -153,16 +156,17 @@ impl Discovery {
         });
         for (index, found) in matches.await.unwrap_or_default() {
             if let Some(rule) = rules.get(index) {
-                self.let_in(rule, vec![found]).await;
+                self.let_in(rule, vec![found], false).await;
             }
         }
     }
 
-    async fn let_in(&self, rule: &Rule, found: Vec<Found>) {
+    async fn let_in(&self, rule: &Rule, found: Vec<Found>, thorough: bool) {
         if found.is_empty() {
             return;
         }
-        match self.enrolment.join(rule.id, rule.follow, found).await {
+        let joined = self.enrolment.join(rule.id, rule.follow, found, thorough);
+        match joined.await {
             Ok(()) => {}
             // The watch has ended meanwhile, or everything has.
             Err(EnrolError::Command(

@@ -16,9 +16,10 @@ use netio::v1;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
 use crate::{
+    kernel::ProcessId,
     processes::{FindError, Found, Processes, Selector},
     sampler::{CommandError, Commands, Order},
-    watches::{Follow, Past, Selection, WatchId},
+    watches::{Follow, Past, Selection, WatchError, WatchId},
 };
 
 /// How often to look for descendants. Each look finds a generation at least.
@@ -54,6 +55,26 @@ pub(crate) struct Enrolment {
 }
 
 impl Enrolment {
+    /// Makes a standing watch, in which processes are looked for later.
+    pub(crate) async fn make_standing(
+        &self,
+        target: v1::Target,
+        selector: Selector,
+        owner: String,
+    ) -> Result<WatchId, EnrolError> {
+        let follow = self.follow(&target, &selector);
+        let order = Order {
+            target,
+            selector,
+            owner,
+            follow,
+            lease_ttl: None,
+            wait: true,
+            found: Vec::new(),
+        };
+        Ok(self.commands.watch(order).await?)
+    }
+
     /// Makes a watch. It goes on being made if the caller goes away, and is then
     /// ended.
     pub(crate) async fn make(&self, wish: Wish) -> Result<v1::Watch, EnrolError> {
@@ -90,10 +111,11 @@ impl Enrolment {
             owner: owner.clone(),
             follow,
             lease_ttl,
+            wait,
             found,
         };
         let id = self.commands.watch(order).await?;
-        match self.finish(id, roots).await {
+        match self.finish(id, &owner, roots).await {
             Ok(watch) => Ok(watch),
             Err(error) => {
                 let selection = Selection::Id(id.to_string());
@@ -103,22 +125,37 @@ impl Enrolment {
         }
     }
 
-    async fn finish(&self, id: WatchId, roots: BTreeSet<u32>) -> Result<v1::Watch, EnrolError> {
+    async fn finish(
+        &self,
+        id: WatchId,
+        owner: &str,
+        roots: BTreeSet<ProcessId>,
+    ) -> Result<v1::Watch, EnrolError> {
         self.descendants(id, roots, Past::Refuse).await?;
-        Ok(self.commands.describe(id).await?)
+        // Looking may have taken a part of its lease.
+        let renewal = self.commands.renew(vec![id.to_string()], owner.to_owned());
+        renewal.await?;
+        let watch = self.commands.describe(id).await?;
+        let mut described = self.describe(vec![watch]).await?;
+        let gone = WatchError::NotFound {
+            watch_id: id.to_string(),
+        };
+        Ok(described.pop().ok_or(CommandError::from(gone))?)
     }
 
     /// Adds processes that match a rule, with the descendants of those whose
-    /// children the watch follows.
+    /// children the watch follows. `thorough`: looks for descendants of those, too,
+    /// that are in the watch already.
     pub(crate) async fn join(
         &self,
         id: WatchId,
         follow: Follow,
         found: Vec<Found>,
+        thorough: bool,
     ) -> Result<(), EnrolError> {
         let roots = roots(&found, follow);
         let joined = self.commands.join(id, found, false, Past::Share).await?;
-        if joined > 0 {
+        if joined > 0 || thorough {
             self.descendants(id, roots, Past::Share).await?;
         }
         Ok(())
@@ -127,7 +164,7 @@ impl Enrolment {
     async fn descendants(
         &self,
         id: WatchId,
-        roots: BTreeSet<u32>,
+        roots: BTreeSet<ProcessId>,
         past: Past,
     ) -> Result<(), EnrolError> {
         if roots.is_empty() {
@@ -168,18 +205,21 @@ impl Enrolment {
 
     /// What each of these processes is, where that was not read yet: a child
     /// that was listed by the kernel is known by pid and name only.
-    pub(crate) async fn describe(&self, mut watches: Vec<v1::Watch>) -> Vec<v1::Watch> {
+    pub(crate) async fn describe(
+        &self,
+        mut watches: Vec<v1::Watch>,
+    ) -> Result<Vec<v1::Watch>, FindError> {
         let processes = Arc::clone(&self.processes);
-        let described = spawn_blocking(move || {
+        blocking(move || {
             let all = watches.iter_mut().flat_map(|watch| &mut watch.processes);
             for process in all {
                 if let Some(told) = processes.describe(process.pid, process.start_time_ns) {
                     *process = told;
                 }
             }
-            watches
-        });
-        described.await.unwrap_or_default()
+            Ok(watches)
+        })
+        .await
     }
 }
 
@@ -195,7 +235,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The processes whose children the watch follows.
-fn roots(found: &[Found], follow: Follow) -> BTreeSet<u32> {
+fn roots(found: &[Found], follow: Follow) -> BTreeSet<ProcessId> {
     let followed = found.iter().filter(|found| follow.applies_to(found));
-    followed.map(|found| found.process.pid).collect()
+    followed.map(Found::id).collect()
 }

@@ -7,6 +7,7 @@
 use std::{
     ops::{Add, AddAssign, Sub},
     pin::Pin,
+    time::Duration,
 };
 
 use netio::v1;
@@ -155,9 +156,20 @@ pub trait Kernel: Send {
     /// What the hooks are. Does not change over the kernel's life.
     fn info(&self) -> &KernelInfo;
 
+    /// Why nothing can be counted, if so.
+    fn refusal(&self) -> Option<AllowError> {
+        None
+    }
+
     /// Events known to be missed since the hooks were attached. May cost some
     /// system calls: not for the tick.
     fn missed_events(&self) -> v1::MissedEvents;
+
+    /// How often the programs ran since they were attached, and for how long, if
+    /// the kernel counts that. May cost some system calls: not for the tick.
+    fn program_runs(&self) -> Option<(u64, Duration)> {
+        None
+    }
 
     /// What did not fit since the hooks were attached, children without a slot
     /// included.
@@ -189,13 +201,16 @@ pub trait Kernel: Send {
     /// The family whose slot a process shares now, if it does.
     fn shares(&self, tgid: u32) -> Option<Slot>;
 
+    /// Ends counting a process in a family's slot, if it still shares it.
+    fn unshare(&mut self, tgid: u32, family: Slot);
+
     /// Ends counting a process in `slot`, and tells whether it did; if not, the
     /// process has just exited, which [`Kernel::life`] shows in a moment.
     fn deny(&mut self, tgid: u32, slot: Slot) -> bool;
 
-    /// Makes `slot`, out of the pool, a family's. `follows`: whether the children
-    /// of those that share it are followed.
-    fn open_family(&mut self, slot: Slot, follows: bool);
+    /// The family that the process in `slot` was born into, where the collector
+    /// had listed it before the kernel could; told once.
+    fn take_born_into(&mut self, slot: Slot) -> Option<Slot>;
 
     /// Ends a family: whoever shares its slot is not counted any more.
     fn close_family(&mut self, family: Slot);

@@ -17,6 +17,7 @@
 use std::{
     fmt, fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
+    time::Duration,
 };
 
 use aya::programs::{Program, ProgramError};
@@ -304,6 +305,20 @@ impl Kernel for Probes {
         }
     }
 
+    fn program_runs(&self) -> Option<(u64, Duration)> {
+        let enabled = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").ok()?;
+        if enabled.trim() == "0" {
+            return None;
+        }
+        let infos = self
+            .attached
+            .names()
+            .filter_map(|name| self.attached.object.ebpf.program(name)?.info().ok());
+        Some(infos.fold((0, Duration::ZERO), |(runs, time), info| {
+            (runs + info.run_count(), time + info.run_time())
+        }))
+    }
+
     fn map_full(&self) -> v1::MapFull {
         let full = &self.attached.object.full;
         v1::MapFull {
@@ -359,15 +374,22 @@ impl Kernel for Probes {
             .replace(tgid, slot.0, NO_SLOT)
     }
 
-    fn open_family(&mut self, slot: Slot, follows: bool) {
-        self.set_family(slot, follows.then_some(slot));
+    fn unshare(&mut self, tgid: u32, family: Slot) {
+        if self.deny(tgid, family) {
+            self.attached.object.lives.add_sharers(family, u32::MAX);
+        }
+    }
+
+    fn take_born_into(&mut self, slot: Slot) -> Option<Slot> {
+        self.attached.object.lives.take_born_into(slot)
     }
 
     fn close_family(&mut self, family: Slot) {
         let object = &self.attached.object;
         object.lives.close(family);
         if object.lives.sharers(family) > 0 {
-            object.allow_list.sweep(family);
+            let swept = object.allow_list.sweep(family);
+            object.lives.add_sharers(family, swept.wrapping_neg());
         }
     }
 

@@ -10,6 +10,8 @@ use std::{collections::BTreeSet, io, path::PathBuf};
 
 use netio::v1;
 
+use crate::kernel::ProcessId;
+
 mod candidate;
 mod cgroup;
 mod databases;
@@ -24,7 +26,7 @@ mod selector;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use exit::ExitSignal;
+pub(crate) use exit::{ExitSignal, HasExited};
 pub(crate) use proc_fs::ProcFs;
 pub(crate) use selector::{Selector, SelectorError};
 
@@ -37,7 +39,18 @@ pub(crate) struct Found {
     pub(crate) process: v1::Process,
     /// Whether it serves each connection by a child, as PostgreSQL does.
     pub(crate) forks_per_connection: bool,
+    pub(crate) has_exited: HasExited,
     pub(crate) exited: ExitSignal,
+}
+
+impl Found {
+    /// Which process it is.
+    pub(crate) fn id(&self) -> ProcessId {
+        ProcessId {
+            tgid: self.process.pid,
+            start_time_ns: self.process.start_time_ns,
+        }
+    }
 }
 
 /// Why there is no process that could be watched.
@@ -91,9 +104,9 @@ pub(crate) trait Processes: Send + Sync {
     /// this is for each exec on the host.
     fn matches(&self, pid: u32, rules: &[Selector]) -> Option<(Vec<usize>, Found)>;
 
-    /// Every running descendant of these processes, oldest first; one of them
-    /// only if it descends from another.
-    fn descendants(&self, of: &BTreeSet<u32>) -> Result<Vec<Found>, FindError>;
+    /// Every running descendant of these processes, as far as they still run,
+    /// oldest first; one of them only if it descends from another.
+    fn descendants(&self, of: &BTreeSet<ProcessId>) -> Result<Vec<Found>, FindError>;
 
     /// What a process that was forked a moment ago is, if it still runs and has
     /// this start time.

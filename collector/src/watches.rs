@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::{
     Limits,
     kernel::{AllowError, Birth, Counters, Kernel, ProcessId, Slot},
-    processes::{Found, Selector, printable},
+    processes::{Found, HasExited, Selector, printable},
 };
 
 mod ending;
@@ -92,6 +92,15 @@ pub(crate) struct NewWatch {
     /// None: a standing watch.
     pub(crate) lease_ttl: Option<std::time::Duration>,
     pub(crate) create_time: Timestamp,
+}
+
+/// A process that is to be listed.
+struct Listing {
+    process: ProcessId,
+    about: v1::Process,
+    has_exited: HasExited,
+    /// Whether the watch follows its children.
+    follows: bool,
 }
 
 /// A watch that processes join when they match later.
@@ -208,6 +217,9 @@ impl Watches {
 
     /// Makes a watch without processes.
     pub(crate) fn begin(&mut self, new: NewWatch, now: Instant) -> Result<WatchId, WatchError> {
+        if let Some(refusal) = self.kernel.refusal() {
+            return Err(refusal.into());
+        }
         let limit = self.limits.max_watches;
         if self.watches.len() >= limit as usize {
             return Err(WatchError::TooManyWatches { limit });
@@ -262,9 +274,12 @@ impl Watches {
             watch_id: id.to_string(),
         })?;
         let follows = descends || watch.follow.applies_to(&found);
-        let process = ProcessId {
-            tgid: found.process.pid,
-            start_time_ns: found.process.start_time_ns,
+        let process = found.id();
+        let listing = Listing {
+            process,
+            about: found.process,
+            has_exited: found.has_exited,
+            follows,
         };
         let mut exit = Some(self.exits.add(process, found.exited));
         for _ in 0..TRIES {
@@ -276,7 +291,7 @@ impl Watches {
                 // The pid's last user has exited, even if that was not noticed.
                 self.exited_in(slot);
             }
-            match self.enlist(id, process, &found.process, follows, past, &mut exit) {
+            match self.enlist(id, &listing, past, &mut exit) {
                 // It was born into another watch in this very moment.
                 Err(WatchError::NotAllowed(AllowError::Listed(_))) => {}
                 done => return done,
@@ -297,9 +312,8 @@ impl Watches {
             });
         }
         let is_new = !process.watches.contains(&id);
-        let family = process.family;
         // First what may fail.
-        let is_followed = follows && self.follow(id, slot, family)?;
+        let is_followed = follows && self.follow(id, slot)?;
         if is_new {
             let reading = self.kernel.read(slot);
             self.add_member(id, slot, reading);
@@ -315,25 +329,22 @@ impl Watches {
     fn enlist(
         &mut self,
         id: WatchId,
-        process: ProcessId,
-        about: &v1::Process,
-        follows: bool,
+        listing: &Listing,
         past: Past,
         exit: &mut Option<ExitGuard>,
     ) -> Result<bool, WatchError> {
+        let process = listing.process;
         // Where it shares a slot, its watches come with it.
         let shares = self.kernel.shares(process.tgid);
         let shared = shares.and_then(|slot| self.table.families.get(&slot));
         let mut watches = shared.map_or_else(Vec::new, |family| family.watches.clone());
-        let mut following = match shared {
-            Some(family) if family.follows => family.watches.clone(),
-            _ => Vec::new(),
-        };
-        let is_new = !watches.contains(&id);
+        let mut following = shared.map_or_else(Vec::new, |family| family.following.clone());
+        let before = (watches.clone(), following.clone());
         insert(&mut watches, id);
-        if follows {
+        if listing.follows {
             insert(&mut following, id);
         }
+        let is_news = (&watches, &following) != (&before.0, &before.1);
 
         let slot = match self.room(id) {
             Ok(()) => self
@@ -348,10 +359,10 @@ impl Watches {
             if past == Past::Refuse {
                 return Err(WatchError::TooManyProcesses { limit });
             }
-            if !is_new {
+            if !is_news {
                 return Ok(false);
             }
-            return self.share(process, watches, following);
+            return self.share(process, &listing.has_exited, watches, following, exit);
         };
         let family = match self.family_for(following) {
             Ok(family) => family,
@@ -366,7 +377,18 @@ impl Watches {
             self.resting.give(slot, false);
             return Err(error.into());
         }
-        let mut about = about.clone();
+        // From here on the entry is this process's, if the pid still was; and its
+        // exit is noticed.
+        if (listing.has_exited)() {
+            let denied = self.kernel.deny(process.tgid, slot);
+            self.resting.give(slot, !denied);
+            return Err(WatchError::Exited { pid: process.tgid });
+        }
+        if let Some(family) = shares {
+            // What told of its exit before is as good.
+            *exit = self.unguard(process, family).or(exit.take());
+        }
+        let mut about = listing.about.clone();
         // Told where it costs nothing (see the API).
         about.cgroup.clear();
         self.table.insert(
@@ -379,6 +401,7 @@ impl Watches {
                 exited: false,
                 awaits_exit: false,
                 execs: self.kernel.life(slot).execs,
+                beginning: baseline,
                 reading: baseline,
                 _exit: exit.take(),
             },
@@ -386,8 +409,8 @@ impl Watches {
         for watch in watches {
             self.add_member(watch, slot, baseline);
         }
-        if family.is_some() {
-            self.set_budgets();
+        if let Some(family) = family {
+            self.set_budget(family);
         }
         Ok(true)
     }
@@ -431,7 +454,9 @@ impl Watches {
             family,
             name,
         } = birth;
-        if let Some(predecessor) = self.table.running(process.tgid) {
+        // Where it has exited already, its pid may be a younger process's.
+        let has_exited = self.kernel.life(slot).exited;
+        if !has_exited && let Some(predecessor) = self.table.running(process.tgid) {
             self.exited_in(predecessor);
         }
         let Some(watches) = self
@@ -461,12 +486,16 @@ impl Watches {
                 exited: false,
                 awaits_exit: false,
                 execs: 0,
+                beginning: baseline,
                 reading: baseline,
                 _exit: None,
             },
         );
         for watch in watches {
             self.add_member(watch, slot, baseline);
+        }
+        if has_exited {
+            self.exited_in(slot);
         }
     }
 
@@ -488,6 +517,8 @@ impl Watches {
             && self.table.get(slot).is_some_and(|it| it.id == process)
         {
             self.exited_in(slot);
+        } else {
+            self.sharer_exited(process);
         }
     }
 
@@ -504,33 +535,74 @@ impl Watches {
     }
 
     /// Reads the counters of every watched process.
+    ///
+    /// The order matters. Exits come first: what has exited sends no more, so what
+    /// is read after is all; and whoever was born to it was born before. Then
+    /// births, so that no family is taken for extinct that has a child; then who
+    /// shares slots; the counters last.
     pub(crate) fn read(&mut self) {
+        self.note_lives();
         self.settle();
-        // Before the counters: whoever counts later keeps the family alive.
         self.count_sharers();
         for (slot, family) in &mut self.table.families {
             family.idle = family.sharers == 0 && family.parents == 0;
             family.reading = self.kernel.read(*slot);
         }
-        let mut gone = Vec::new();
         for (slot, process) in self.table.iter_mut() {
-            // Before the counters: what has exited sends no more.
+            process.reading = self.kernel.read(slot);
+        }
+    }
+
+    /// Takes note of what has become of processes.
+    fn note_lives(&mut self) {
+        let (mut gone, mut adopted) = (Vec::new(), Vec::new());
+        for (slot, process) in self.table.iter_mut() {
             let life = self.kernel.life(slot);
             if life.exited {
                 process.awaits_exit = false;
                 if !process.exited {
-                    process.exited = true;
-                    gone.push((process.id.tgid, slot));
+                    gone.push(slot);
                 }
             }
             if life.execs != process.execs {
                 process.execs = life.execs;
                 process.about.name = printable(&self.kernel.name(slot));
             }
-            process.reading = self.kernel.read(slot);
+            adopted.extend(
+                self.kernel
+                    .take_born_into(slot)
+                    .map(|family| (slot, family)),
+            );
         }
-        for (tgid, slot) in gone {
-            self.table.stops_running(tgid, slot);
+        for slot in gone {
+            self.exited_in(slot);
+            if let Some(process) = self.table.get_mut(slot) {
+                process.awaits_exit = false;
+            }
+        }
+        for (slot, family) in adopted {
+            self.adopt(slot, family);
+        }
+    }
+
+    /// A process was found and listed before the kernel could list it with its
+    /// parent's watches: they get it now, from its beginning.
+    fn adopt(&mut self, slot: Slot, family: Slot) {
+        let Some(family) = self.table.families.get(&family) else {
+            return;
+        };
+        for id in family.watches.clone() {
+            let Some(process) = self.table.get_mut(slot) else {
+                return;
+            };
+            let beginning = process.beginning;
+            if !process.watches.contains(&id) {
+                insert(&mut process.watches, id);
+                self.add_member(id, slot, beginning);
+            }
+            if let Err(error) = self.follow(id, slot) {
+                warn!(%id, %error, "children of a process cannot be followed");
+            }
         }
     }
 

@@ -78,8 +78,11 @@ pub struct Life {
     pub sharers: u32,
     /// Of a family: not 0 if it is over, and nobody may join it any more.
     pub closed: u32,
+    /// Of a process that the collector listed before its birth was complete: the
+    /// family that it was born into.
+    pub born_into: u32,
     /// Not used yet.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
     /// The process's name at its birth or its last exec, ending in a zero.
     pub comm: [u8; 16],
 }

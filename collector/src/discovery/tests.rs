@@ -120,3 +120,14 @@ async fn without_rules_nobody_wishes_to_know() {
     rig.client().unwatch(request).await.unwrap();
     assert!(!rig.kernel.with(|it| it.wishes));
 }
+
+#[tokio::test(start_paused = true)]
+async fn descendants_that_were_missed_are_found_by_looking_again() {
+    let rig = Rig::new(Options::default());
+    rig.processes.start_as(7, 1, "postgres", 1);
+    standing(&rig, v1::Target::name("postgres")).await;
+    assert_eq!(allowed(&rig), [7]);
+    rig.processes.start_as(70, 2, "worker", 7);
+    tokio::time::sleep(RESCAN + Duration::from_millis(10)).await;
+    assert_eq!(allowed(&rig), [7, 70]);
+}

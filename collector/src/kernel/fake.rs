@@ -25,6 +25,8 @@ pub struct Life {
     pub now: LifeNow,
     /// Its process's name.
     pub name: Vec<u8>,
+    /// See [`Kernel::take_born_into`].
+    pub born_into: Option<Slot>,
     /// Of a family: processes that share its slot.
     pub sharers: u32,
     /// Of a family: slots that it may still take.
@@ -50,10 +52,14 @@ pub struct State {
     changes: Option<mpsc::UnboundedSender<u32>>,
 }
 
+/// What happens at a moment that a test names.
+type Event = Box<dyn FnOnce(&FakeKernel) + Send>;
+
 /// A kernel made of a table. Clones share the table.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
+    at_next_look: Arc<Mutex<Option<Event>>>,
     info: KernelInfo,
 }
 
@@ -62,6 +68,7 @@ impl FakeKernel {
     pub fn new(slots: u32) -> Self {
         let kernel = Self {
             state: Arc::default(),
+            at_next_look: Arc::default(),
             info: KernelInfo {
                 hook_mode: v1::HookMode::Tracepoint,
                 follows_children: true,
@@ -76,6 +83,15 @@ impl FakeKernel {
     pub fn without_children(mut self) -> Self {
         self.info.follows_children = false;
         self
+    }
+
+    /// Something happens just before the collector looks at a process's life next.
+    pub fn at_next_look(&self, event: impl FnOnce(&Self) + Send + 'static) {
+        let mut place = self
+            .at_next_look
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Box::new(event));
     }
 
     /// Looks at or changes the table.
@@ -105,7 +121,11 @@ impl FakeKernel {
                 life.family
             });
             if let Some(old) = old {
+                if state.life(old).process.is_none() {
+                    return;
+                }
                 if state.life(old).process == Some(child) {
+                    state.life(old).born_into = family;
                     return;
                 }
                 state.leave(child.tgid);
@@ -253,6 +273,14 @@ impl Kernel for FakeKernel {
         })
     }
 
+    fn unshare(&mut self, tgid: u32, family: Slot) {
+        self.with(|state| {
+            if state.allowed.get(&tgid) == Some(&family) {
+                state.leave(tgid);
+            }
+        });
+    }
+
     fn deny(&mut self, tgid: u32, slot: Slot) -> bool {
         self.with(|state| {
             let listed = state.allowed.get(&tgid) == Some(&slot);
@@ -263,8 +291,8 @@ impl Kernel for FakeKernel {
         })
     }
 
-    fn open_family(&mut self, slot: Slot, follows: bool) {
-        self.with(|state| state.life(slot).family = follows.then_some(slot));
+    fn take_born_into(&mut self, slot: Slot) -> Option<Slot> {
+        self.with(|state| state.life(slot).born_into.take())
     }
 
     fn close_family(&mut self, family: Slot) {
@@ -291,6 +319,10 @@ impl Kernel for FakeKernel {
     }
 
     fn life(&self, slot: Slot) -> LifeNow {
+        let event = self.at_next_look.lock().map(|mut it| it.take());
+        if let Ok(Some(event)) = event {
+            event(self);
+        }
         self.with(|state| state.life(slot).now)
     }
 

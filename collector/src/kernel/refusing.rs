@@ -23,6 +23,10 @@ impl<F: Fn(u32) -> AllowError + Send> Kernel for RefusingKernel<F> {
         &self.info
     }
 
+    fn refusal(&self) -> Option<AllowError> {
+        Some((self.why)(0)).filter(|why| matches!(why, AllowError::NotAttached(_)))
+    }
+
     fn missed_events(&self) -> v1::MissedEvents {
         v1::MissedEvents::default()
     }
@@ -58,7 +62,11 @@ impl<F: Fn(u32) -> AllowError + Send> Kernel for RefusingKernel<F> {
         false
     }
 
-    fn open_family(&mut self, _: Slot, _: bool) {}
+    fn unshare(&mut self, _: u32, _: Slot) {}
+
+    fn take_born_into(&mut self, _: Slot) -> Option<Slot> {
+        None
+    }
 
     fn close_family(&mut self, _: Slot) {}
 

@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    mem::offset_of,
+    mem::{self, offset_of},
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
@@ -34,6 +34,8 @@ pub(super) struct Lives {
     seen: u64,
     /// Where in the ring the collector itself took slots, beyond `seen`.
     own: BTreeSet<u64>,
+    /// Slots of births that were not complete when they were looked at.
+    incomplete: Vec<Slot>,
 }
 
 impl Lives {
@@ -53,6 +55,7 @@ impl Lives {
             size,
             seen: 0,
             own: BTreeSet::new(),
+            incomplete: Vec::new(),
         };
         for slot in 1..=slots {
             lives.give(Slot(slot));
@@ -95,22 +98,24 @@ impl Lives {
         }
     }
 
-    /// The children that were born since the last call, oldest first.
+    /// The children that were born since the last call, in the order in which they
+    /// took their slots. One whose birth is not complete has not run yet, and is
+    /// told later; it keeps no other back.
     pub(super) fn births(&mut self) -> Vec<Birth> {
-        let mut births = Vec::new();
+        let mut taken = mem::take(&mut self.incomplete);
         while self.seen < self.head().load(Ordering::SeqCst) {
             if !self.own.remove(&self.seen) {
-                let Some(slot) = self.at(self.seen) else {
-                    break;
-                };
-                match self.state(slot) {
-                    // A program is in the middle of it: next time.
-                    LIFE_NONE => break,
-                    LIFE_UNUSED => self.give(slot),
-                    _ => births.extend(self.birth(slot)),
-                }
+                taken.extend(self.at(self.seen));
             }
             self.seen += 1;
+        }
+        let mut births = Vec::new();
+        for slot in taken {
+            match self.state(slot) {
+                LIFE_NONE => self.incomplete.push(slot),
+                LIFE_UNUSED => self.give(slot),
+                _ => births.extend(self.birth(slot)),
+            }
         }
         births
     }
@@ -121,6 +126,7 @@ impl Lives {
             life.start_time_ns = process.start_time_ns;
             life.tgid = process.tgid;
             life.family = family.map_or(NO_SLOT, |family| family.0);
+            life.born_into = NO_SLOT;
         });
     }
 
@@ -158,6 +164,17 @@ impl Lives {
     pub(super) fn close(&self, family: Slot) {
         self.store(family, offset_of!(Life, closed), 1);
         fence(Ordering::SeqCst);
+    }
+
+    /// The family that a process was born into which the collector had listed
+    /// before; told once.
+    pub(super) fn take_born_into(&self, slot: Slot) -> Option<Slot> {
+        let born_into = self.word(slot, offset_of!(Life, born_into))?;
+        // Looked at first: this is done for every process at every tick.
+        if born_into.load(Ordering::SeqCst) == NO_SLOT {
+            return None;
+        }
+        Some(Slot(born_into.swap(NO_SLOT, Ordering::SeqCst)))
     }
 
     /// What has become of a slot's process.

@@ -8,6 +8,8 @@ use std::{
 use netio::v1;
 use tokio_util::sync::CancellationToken;
 
+use crate::kernel::ProcessId;
+
 use super::{
     FindError, Found, Processes, Selector,
     cgroup::{begins_with, container_id, container_ids, is_of_unit, lies_in, unit},
@@ -98,10 +100,21 @@ impl FakeProcesses {
 }
 
 impl FakeProcess {
+    fn id(&self) -> ProcessId {
+        ProcessId {
+            tgid: self.process.pid,
+            start_time_ns: self.process.start_time_ns,
+        }
+    }
+
     fn found(&self) -> Found {
         Found {
             process: self.process.clone(),
             forks_per_connection: forks_per_connection(self.process.name.as_bytes(), b""),
+            has_exited: {
+                let exited = self.exited.clone();
+                Box::new(move || exited.is_cancelled())
+            },
             exited: Box::pin(self.exited.clone().cancelled_owned()),
         }
     }
@@ -146,8 +159,12 @@ impl Processes for FakeProcesses {
         (!matched.is_empty()).then(|| (matched, process.found()))
     }
 
-    fn descendants(&self, of: &BTreeSet<u32>) -> Result<Vec<Found>, FindError> {
-        let mut parents = of.clone();
+    fn descendants(&self, of: &BTreeSet<ProcessId>) -> Result<Vec<Found>, FindError> {
+        let mut parents: BTreeSet<u32> = self
+            .found(|it| of.contains(&it.id()))
+            .iter()
+            .map(|it| it.process.pid)
+            .collect();
         let mut below = BTreeSet::new();
         loop {
             let children = self.found(|it| parents.contains(&it.parent));

@@ -14,6 +14,8 @@ use std::{
 use netio::v1;
 use procfs::{ProcError, process::all_processes_with_root};
 
+use crate::kernel::ProcessId;
+
 use super::{
     FindError, Found, Processes, Selector,
     candidate::Candidate,
@@ -133,11 +135,18 @@ impl ProcFs {
     }
 
     /// Every process below these, before anything holds on to them.
-    pub(super) fn below(&self, of: &BTreeSet<u32>) -> Result<BTreeSet<Seen>, FindError> {
+    pub(super) fn below(&self, of: &BTreeSet<ProcessId>) -> Result<BTreeSet<Seen>, FindError> {
         let mut children: BTreeMap<u32, Vec<Seen>> = BTreeMap::new();
+        let mut parents = Vec::new();
         for entry in self.entries()? {
             let entry = entry?;
             if let Ok(stat) = entry.stat() {
+                // Its pid may be another's by now.
+                let id = ProcessId {
+                    tgid: entry.pid,
+                    start_time_ns: stat.start_time_ns,
+                };
+                parents.extend(of.contains(&id).then_some(entry.pid));
                 children.entry(stat.parent).or_default().push(Seen {
                     start_time_ns: stat.start_time_ns,
                     pid: entry.pid,
@@ -145,7 +154,6 @@ impl ProcFs {
             }
         }
         let mut below = BTreeSet::new();
-        let mut parents: Vec<_> = of.iter().copied().collect();
         while let Some(parent) = parents.pop() {
             // Taken out, so that each is looked at once.
             for child in children.remove(&parent).unwrap_or_default() {
@@ -201,6 +209,7 @@ impl Processes for ProcFs {
         Ok(Found {
             process: facts.process,
             forks_per_connection: facts.forks_per_connection,
+            has_exited: hold.watcher(),
             exited: hold.exit_signal().map_err(unreadable)?,
         })
     }
@@ -228,7 +237,7 @@ impl Processes for ProcFs {
         Some((matched, found))
     }
 
-    fn descendants(&self, of: &BTreeSet<u32>) -> Result<Vec<Found>, FindError> {
+    fn descendants(&self, of: &BTreeSet<ProcessId>) -> Result<Vec<Found>, FindError> {
         self.confirm_all(self.below(of)?)
     }
 

@@ -1,7 +1,7 @@
 //! How watches are found, kept and ended, and what becomes of their processes.
 #![forbid(unsafe_code)]
 
-use super::{Hold, Instant, Selector, Slot, WatchError, WatchId, Watches};
+use super::{Hold, Instant, Selector, Slot, WatchError, WatchId, Watches, resting::Awaits};
 
 /// Which watches to end.
 #[derive(Debug)]
@@ -43,16 +43,18 @@ impl Watches {
         Ok(())
     }
 
-    /// Checks that these watches exist, and holds the leases of those that are
-    /// this owner's.
+    /// Holds the leases of those of these watches that are this owner's. All must
+    /// exist, unless they `may_be_gone`.
     pub(crate) fn hold(
         &mut self,
         watch_ids: &[String],
         owner: &str,
+        may_be_gone: bool,
         now: Instant,
     ) -> Result<Vec<Hold>, WatchError> {
-        let ids = watch_ids.iter().map(|text| self.find(text));
-        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        let found = watch_ids.iter().map(|text| self.find(text));
+        let found = found.filter(|found| found.is_ok() || !may_be_gone);
+        let ids = found.collect::<Result<Vec<_>, _>>()?;
         let own = |id: &WatchId| self.watches.get(id).is_some_and(|it| it.owner == owner);
         let own: Vec<_> = ids.into_iter().filter(own).collect();
         Ok(own
@@ -193,10 +195,26 @@ impl Watches {
         for id in over {
             self.end(id);
         }
-        let kernel = &self.kernel;
-        let free = self.resting.tick(|slot| kernel.life(slot).exited);
-        self.free(free);
+        self.rest();
         self.set_budgets();
         self.leases.tick(now);
+    }
+
+    /// Whether slots rest, so that [`Watches::rest`] should be called soon.
+    pub(crate) fn has_resting_slots(&self) -> bool {
+        !self.resting.is_empty() || self.has_idle_families()
+    }
+
+    /// Frees the slots that rested since the last call.
+    pub(crate) fn rest(&mut self) {
+        self.settle();
+        self.rest_families();
+        let kernel = &self.kernel;
+        let free = self.resting.tick(|slot, awaits| match awaits {
+            Awaits::Nothing => true,
+            Awaits::Exit => kernel.life(slot).exited,
+            Awaits::NoSharers => kernel.sharers(slot) == 0,
+        });
+        self.free(free);
     }
 }

@@ -1,9 +1,9 @@
 //! Slots that were used and may not be used by another process yet.
 //!
-//! A send call that was in the kernel when its process left the allow-list may
-//! be credited a little later. So a slot rests for at least one full interval
-//! between ticks before it goes back to the pool: its next user must not inherit
-//! those bytes. The same process may have it back at once.
+//! A program that was running when its process left the allow-list may credit a
+//! call a little later. So a slot rests for at least one full time between two
+//! calls of [`RestingSlots::tick`] before it goes back to the pool: its next user
+//! must not inherit those bytes. The same process may have it back at once.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -14,8 +14,17 @@ struct Resting {
     slot: Slot,
     /// Who may have it back.
     process: Option<ProcessId>,
-    /// The kernel must have told of the process's exit before the slot is free.
-    awaits_exit: bool,
+    awaits: Awaits,
+}
+
+/// What must be before a slot is free, beside its rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaits {
+    Nothing,
+    /// The kernel's mark that its process has exited.
+    Exit,
+    /// That nobody shares it.
+    NoSharers,
 }
 
 /// See the module.
@@ -30,14 +39,34 @@ pub(super) struct RestingSlots {
 }
 
 impl RestingSlots {
-    /// For the slot of a process that is gone, or of a family. `awaits_exit`: its
-    /// exit is known, but the kernel has not marked the slot yet.
+    /// For the slot of a process that is gone. `awaits_exit`: its exit is known, but
+    /// the kernel has not marked the slot yet.
     pub(super) fn give(&mut self, slot: Slot, awaits_exit: bool) {
+        let awaits = if awaits_exit {
+            Awaits::Exit
+        } else {
+            Awaits::Nothing
+        };
         self.given.push(Resting {
             slot,
             process: None,
-            awaits_exit,
+            awaits,
         });
+    }
+
+    /// For the slot of a family that has ended: a program may still be about to
+    /// take a sharer off.
+    pub(super) fn give_of_family(&mut self, slot: Slot) {
+        self.given.push(Resting {
+            slot,
+            process: None,
+            awaits: Awaits::NoSharers,
+        });
+    }
+
+    /// Whether there is anything to wait for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.given.is_empty() && self.rested.is_empty()
     }
 
     /// For the slot of a process that may be watched again.
@@ -46,7 +75,7 @@ impl RestingSlots {
         self.given.push(Resting {
             slot,
             process: Some(process),
-            awaits_exit: false,
+            awaits: Awaits::Nothing,
         });
     }
 
@@ -61,12 +90,12 @@ impl RestingSlots {
         Some(slot)
     }
 
-    /// A tick has passed: the slots that are free now. `has_exited` looks for the
-    /// kernel's mark.
-    pub(super) fn tick(&mut self, has_exited: impl Fn(Slot) -> bool) -> Vec<Slot> {
+    /// Some time has passed: the slots that are free now. `is_met` looks whether
+    /// what a slot awaits has come.
+    pub(super) fn tick(&mut self, is_met: impl Fn(Slot, Awaits) -> bool) -> Vec<Slot> {
         let mut free = Vec::new();
         for resting in self.rested.drain(..) {
-            if resting.awaits_exit && !has_exited(resting.slot) {
+            if resting.awaits != Awaits::Nothing && !is_met(resting.slot, resting.awaits) {
                 self.given.push(resting);
                 continue;
             }
@@ -93,11 +122,11 @@ mod tests {
     fn a_slot_rests_for_a_full_interval() {
         let mut resting = RestingSlots::default();
         resting.give(Slot(2), false);
-        assert!(resting.tick(|_| false).is_empty()); // the rest of an interval
+        assert!(resting.tick(|_, _| false).is_empty()); // the rest of an interval
         resting.give(Slot(1), false);
-        assert_eq!(resting.tick(|_| false), [Slot(2)]); // a full one
-        assert_eq!(resting.tick(|_| false), [Slot(1)]);
-        assert!(resting.tick(|_| false).is_empty());
+        assert_eq!(resting.tick(|_, _| false), [Slot(2)]); // a full one
+        assert_eq!(resting.tick(|_, _| false), [Slot(1)]);
+        assert!(resting.tick(|_, _| false).is_empty());
     }
 
     #[test]
@@ -106,15 +135,15 @@ mod tests {
         resting.give_of(PROCESS, Slot(3));
         assert_eq!(resting.take_back(PROCESS), Some(Slot(3)));
         assert_eq!(resting.take_back(PROCESS), None);
-        assert!(resting.tick(|_| false).is_empty());
-        assert!(resting.tick(|_| false).is_empty());
+        assert!(resting.tick(|_, _| false).is_empty());
+        assert!(resting.tick(|_, _| false).is_empty());
 
         resting.give_of(PROCESS, Slot(3));
-        resting.tick(|_| false);
+        resting.tick(|_, _| false);
         assert_eq!(resting.take_back(PROCESS), Some(Slot(3)));
         resting.give_of(PROCESS, Slot(3));
-        resting.tick(|_| false);
-        assert_eq!(resting.tick(|_| false), [Slot(3)]);
+        resting.tick(|_, _| false);
+        assert_eq!(resting.tick(|_, _| false), [Slot(3)]);
         assert_eq!(resting.take_back(PROCESS), None);
     }
 
@@ -123,8 +152,8 @@ mod tests {
         let mut resting = RestingSlots::default();
         resting.give(Slot(4), true);
         for _ in 0..5 {
-            assert!(resting.tick(|_| false).is_empty());
+            assert!(resting.tick(|_, _| false).is_empty());
         }
-        assert_eq!(resting.tick(|_| true), [Slot(4)]);
+        assert_eq!(resting.tick(|_, _| true), [Slot(4)]);
     }
 }

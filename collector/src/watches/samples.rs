@@ -42,7 +42,7 @@ pub(super) fn take(id: WatchId, watch: &mut Watch, table: &Table, detail: bool) 
         if let Some(family) = table.families.get(&member.slot) {
             let interval = member.advance(family.reading);
             sum.interval += interval;
-            sum.running += family.sharers;
+            sum.running = sum.running.saturating_add(family.sharers);
             watch.unlisted_total += interval;
             watch.had_unlisted |= family.sharers > 0 || interval != Counters::default();
             if detail {
@@ -55,8 +55,11 @@ pub(super) fn take(id: WatchId, watch: &mut Watch, table: &Table, detail: bool) 
         .sort_by_key(|part| part.process.as_ref().map(|it| (it.start_time_ns, it.pid)));
     if !watch.had_unlisted {
         sum.unlisted = None;
-    }
-    if let Some(unlisted) = &mut sum.unlisted {
+    } else if detail {
+        let unlisted = sum.unlisted.get_or_insert_with(|| v1::ProcessSample {
+            state: state(true).into(),
+            ..v1::ProcessSample::default()
+        });
         let total = watch.unlisted_total;
         unlisted.sent_bytes_total = total.sent_bytes;
         unlisted.received_bytes_total = total.received_bytes;
@@ -172,7 +175,7 @@ pub(super) fn describe(
             .shared
             .iter()
             .filter_map(|member| table.families.get(&member.slot))
-            .any(|family| family.follows),
+            .any(|family| !family.following.is_empty()),
     };
     let running = u32::try_from(running().count()).unwrap_or(u32::MAX);
     v1::Watch {
@@ -181,7 +184,7 @@ pub(super) fn describe(
         processes,
         owner: watch.owner.clone(),
         create_time: Some(watch.create_time),
-        process_count: running + sharers.map(|family| family.sharers).sum::<u32>(),
+        process_count: sharers.fold(running, |sum, family| sum.saturating_add(family.sharers)),
         follow_children: follows,
         lease: leases.remaining(id, now).map(|left| v1::Lease {
             ttl: left.ttl.try_into().ok(),

@@ -27,6 +27,8 @@ pub(super) struct Process {
     pub(super) awaits_exit: bool,
     /// Programs it has executed, as far as is known.
     pub(super) execs: u32,
+    /// The slot's counters when it was listed.
+    pub(super) beginning: Counters,
     /// The slot's counters at the last reading.
     pub(super) reading: Counters,
     /// None for a child, whose exit the kernel tells.
@@ -38,12 +40,18 @@ pub(super) struct Process {
 pub(super) struct Family {
     /// In order; never empty.
     pub(super) watches: Vec<WatchId>,
-    /// Whether the children of those that count in it are followed.
-    pub(super) follows: bool,
-    /// Processes whose children are born into it.
+    /// Those of them that follow the children of whoever counts in it.
+    pub(super) following: Vec<WatchId>,
+    /// What these are born into: itself, if all of them follow.
+    pub(super) children: Option<Slot>,
+    /// Processes, and other families, whose children are born into it.
     pub(super) parents: u32,
+    /// Whoever counts in it and was found, not born.
+    pub(super) guards: HashMap<ProcessId, ExitGuard>,
     /// Nobody counted in it, or could be born into it, before the last reading.
     pub(super) idle: bool,
+    /// The same at the last rest.
+    pub(super) rested: bool,
     /// The slot's counters at the last reading.
     pub(super) reading: Counters,
     /// Processes that counted in it at the last reading.
@@ -113,10 +121,10 @@ impl Table {
     }
 
     /// The family of exactly these watches, if there is one.
-    pub(super) fn family_of(&self, watches: &[WatchId], follows: bool) -> Option<Slot> {
+    pub(super) fn family_of(&self, watches: &[WatchId], following: &[WatchId]) -> Option<Slot> {
         self.families
             .iter()
-            .find(|(_, family)| family.follows == follows && family.watches == watches)
+            .find(|(_, family)| family.watches == watches && family.following == following)
             .map(|(slot, _)| *slot)
     }
 
@@ -130,14 +138,15 @@ impl Table {
         self.leave_family(before);
     }
 
-    fn join_family(&mut self, family: Option<Slot>) {
+    pub(super) fn join_family(&mut self, family: Option<Slot>) {
         if let Some(family) = family.and_then(|slot| self.families.get_mut(&slot)) {
             family.parents += 1;
             family.idle = false;
+            family.rested = false;
         }
     }
 
-    fn leave_family(&mut self, family: Option<Slot>) {
+    pub(super) fn leave_family(&mut self, family: Option<Slot>) {
         if let Some(family) = family.and_then(|slot| self.families.get_mut(&slot)) {
             family.parents -= 1;
         }

@@ -10,6 +10,7 @@ use crate::{
 
 mod children;
 mod model;
+mod races;
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -370,7 +371,7 @@ async fn a_lease_that_runs_out_ends_the_watch() {
     bench.add(7, "a").unwrap();
     let held = bench
         .watches
-        .hold(&["w-2".to_owned()], "a", bench.now)
+        .hold(&["w-2".to_owned()], "a", false, bench.now)
         .unwrap();
     assert_eq!(held.len(), 1);
     assert_eq!(bench.watches.next_expiry(), Some(bench.now + TTL));
@@ -392,7 +393,7 @@ async fn leases_are_renewed_and_held_by_their_owner_only() {
     let refused = bench.watches.renew(&both, "a", later).unwrap_err();
     assert!(matches!(refused, WatchError::NotTheOwner { .. }));
     // None was renewed; and a hold is on one's own alone.
-    let held = bench.watches.hold(&both, "b", bench.now).unwrap();
+    let held = bench.watches.hold(&both, "b", false, bench.now).unwrap();
     assert_eq!(held.len(), 1);
     assert_eq!(bench.watches.expire(bench.now + TTL), [WatchId(1)]);
     bench.watches.renew(&both[1..], "b", later).unwrap();

@@ -2,9 +2,11 @@
 
 use netio::v1;
 
+use crate::kernel::ProcessId;
+
 use super::{
     super::{FindError, Processes as _, Selector, fake::FakeProcesses},
-    running::{pids, set},
+    running::{ids, pids},
 };
 
 #[tokio::test]
@@ -32,8 +34,15 @@ async fn fake_processes_match_exec_fork_listen_and_exit() {
     assert_eq!((matched, found.process.name.as_str()), (vec![1], "x"));
     assert!(fake.matches(7, &rules).is_none());
 
-    let below = |of: &[u32]| pids(&fake.descendants(&set(of)).unwrap());
+    fake.start_as(1, 0, "init", 0);
+    let below = |of: &[u32]| pids(&fake.descendants(&ids(&fake, of)).unwrap());
     assert_eq!(below(&[1]), [9, 7, 8]);
+    // The pid of one that was there before.
+    let before = ProcessId {
+        tgid: 8,
+        start_time_ns: 12345,
+    };
+    assert!(fake.descendants(&[before].into()).unwrap().is_empty());
     assert_eq!(below(&[8]), [7]);
     let postgres = fake.find(7).unwrap();
     assert!(postgres.forks_per_connection);

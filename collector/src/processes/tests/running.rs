@@ -11,7 +11,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::super::Found;
+use super::super::{Found, Processes};
+use crate::kernel::ProcessId;
 
 /// A process and its descendants, as long as they keep to its process group.
 pub(super) struct Running(pub(super) Child);
@@ -71,6 +72,13 @@ pub(super) fn pids(found: &[Found]) -> Vec<u32> {
 
 pub(super) fn set(pids: &[u32]) -> BTreeSet<u32> {
     pids.iter().copied().collect()
+}
+
+/// Which processes they are that have these pids now.
+pub(super) fn ids(processes: &dyn Processes, pids: &[u32]) -> BTreeSet<ProcessId> {
+    pids.iter()
+        .map(|pid| processes.find(*pid).unwrap().id())
+        .collect()
 }
 
 /// Waits until something holds: a process that was spawned may still have to

@@ -1,15 +1,16 @@
 //! Scans, of a /proc made of files.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use netio::v1;
+
+use crate::kernel::ProcessId;
 
 use super::{
     super::{
         FindError, ProcFs, Processes as _, Selector, candidate::Candidate, entry::Entry, listeners,
     },
     fixture::{ProcFolder, ProcTree, stat},
-    running::set,
 };
 
 const TICK: u64 = 10_000_000;
@@ -173,8 +174,22 @@ fn descendants_are_found_at_any_depth_and_oldest_first() {
     }
     tree.process(30, "broken").stat("nonsense");
     let proc = tree.proc_fs();
+    let start = |pid: u32| match pid {
+        7 => 100,
+        9 => 200,
+        20 => 150,
+        _ => 300,
+    };
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second();
+    let ids = |of: &[u32], later: u64| {
+        let ids = of.iter().map(|pid| ProcessId {
+            tgid: *pid,
+            start_time_ns: (start(*pid) + later) * tick,
+        });
+        ids.collect::<BTreeSet<_>>()
+    };
     let below = |of: &[u32]| {
-        let below = proc.below(&set(of)).unwrap();
+        let below = proc.below(&ids(of, 0)).unwrap();
         below.iter().map(|seen| seen.pid).collect::<Vec<_>>()
     };
     assert_eq!(below(&[7]), [9, 8, 10]);
@@ -182,6 +197,8 @@ fn descendants_are_found_at_any_depth_and_oldest_first() {
     assert_eq!(below(&[7, 20]), [21, 9, 8, 10]);
     assert_eq!(below(&[10, 999]), [0; 0]);
     assert_eq!(below(&[]), [0; 0]);
+    // Another process has the pid now.
+    assert!(proc.below(&ids(&[7], 1)).unwrap().is_empty());
 }
 
 #[test]
@@ -258,7 +275,7 @@ fn a_proc_that_cannot_be_listed_is_an_error_and_no_lack_of_processes() {
         assert!(matches!(error, FindError::ProcUnreadable { .. }), "{error}");
     }
     assert!(proc.databases().is_err());
-    assert!(proc.descendants(&set(&[1])).is_err());
+    assert!(proc.descendants(&BTreeSet::new()).is_err());
 }
 
 #[test]

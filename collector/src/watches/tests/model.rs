@@ -309,7 +309,10 @@ impl Model {
         let Some(id) = self.any_watch() else { return };
         let it = self.watches.get_mut(&id).unwrap();
         if it.held.take().is_none() {
-            let held = self.bench.watches.hold(&[id], it.owner, self.bench.now);
+            let held = self
+                .bench
+                .watches
+                .hold(&[id], it.owner, false, self.bench.now);
             it.held = held.unwrap().pop();
             it.deadline = self.bench.now + TTL;
         }
