@@ -12,7 +12,7 @@
 //! let mut netio = NetIoServiceClient::connect("unix:///run/netio/collector.sock").await?;
 //! let watch = netio.watch(WatchRequest::new(Target::port(3306))).await?.into_inner().watch;
 //! let watch_ids = watch.into_iter().map(|watch| watch.watch_id).collect();
-//! let request = SubscribeRequest { watch_ids, per_process: false };
+//! let request = SubscribeRequest::new(watch_ids);
 //! let mut ticks = netio.subscribe(request).await?.into_inner();
 //! while let Some(tick) = ticks.message().await? {
 //!     for sample in tick.samples {

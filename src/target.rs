@@ -1,6 +1,6 @@
 //! Shorthands for the messages that every client builds.
 
-use crate::v1::{Target, WatchRequest, target::Selector, watch_request::Life};
+use crate::v1::{SubscribeRequest, Target, WatchRequest, target::Selector, watch_request::Life};
 
 impl Target {
     /// What this selector names, with children followed where that is the
@@ -59,6 +59,17 @@ impl WatchRequest {
             wait: true,
             life: Some(Life::Standing(true)),
             ..self
+        }
+    }
+}
+
+impl SubscribeRequest {
+    /// Every tick's samples of these watches; none: of all.
+    #[must_use]
+    pub fn new(watch_ids: Vec<String>) -> Self {
+        Self {
+            watch_ids,
+            ..Self::default()
         }
     }
 }

@@ -96,6 +96,14 @@ impl Settings {
             options.limits.default_lease_ttl =
                 duration(&text, range).map_err(|why| origin.bad("lease", &text, why))?;
         }
+        if let Some((origin, text)) = first(given, |given| given.history.clone()) {
+            let range = Duration::ZERO..=Limits::MAX_HISTORY;
+            options.limits.max_history =
+                duration(&text, range).map_err(|why| origin.bad("history", &text, why))?;
+        }
+        if let Some((_, bytes)) = first(given, |given| given.history_bytes) {
+            options.limits.max_history_bytes = bytes.into();
+        }
         options.limits = limits(given, options.limits)?;
         options.watches = standing(given)?;
         let (origin, log) = first(given, |given| given.log.clone())

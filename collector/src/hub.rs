@@ -1,85 +1,140 @@
 //! Hands each tick to every subscriber.
 //!
 //! Takes the sampler's ticks, produces one [`Subscription`] per subscriber: a
-//! stream of ticks. Each subscriber holds one place for the newest tick and no
-//! queue, so a slow one skips ticks, is told how many, delays nobody and costs
-//! no memory. Totals make up for a skipped tick, except for a process whose last
-//! sample was in it: so the last samples of recent exits travel on with each
-//! tick, and a subscriber that skipped them gets them late. Dropping a
-//! subscription ends it. The hub knows nothing of the kernel.
+//! stream of encoded messages. Each distinct wish ([`Filter`]) is encoded once a
+//! tick, however many subscribers have it. Each subscriber holds one place for the
+//! newest tick and no queue, so a slow one skips ticks, is told how many, delays
+//! nobody and costs no memory. Totals make up for a skipped tick, except for a
+//! watch whose last sample was in it: so the last samples of recent ends travel on
+//! with each tick, and a subscriber that skipped them gets them late. Ticks are
+//! kept for a while ([`History`]) for those who come later. Dropping a subscription
+//! ends it. The hub knows nothing of the kernel.
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::VecDeque,
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use netio::v1;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_stream::{Stream, wrappers::WatchStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_stream::wrappers::WatchStream;
 
-/// How many last samples are kept for subscribers that skip ticks; of more
-/// exits within the ticks that it skipped, a subscriber misses the oldest.
-const MAX_LAST_SAMPLES: usize = 1024;
+mod filter;
+mod history;
+mod prepared;
+mod slower;
+mod subscription;
+#[cfg(test)]
+mod tests;
+mod tick;
 
-/// What the hub hands out.
-pub(crate) struct Tick {
-    /// The message with the samples of every watch, as a subscriber to all of
-    /// them gets it; `skipped_ticks` is the subscriber's own matter and 0 here.
-    pub(crate) message: v1::SubscribeResponse,
-    /// The samples of exited processes, this tick's included, each with the
-    /// sequence of its tick; oldest first.
-    last_samples: Arc<VecDeque<(u64, v1::NetIoSample)>>,
+pub(crate) use filter::Filter;
+use history::History;
+pub(crate) use prepared::Prepared;
+use slower::Slower;
+use subscription::Replay;
+pub(crate) use subscription::Subscription;
+use tick::Tick;
+
+/// Intervals other than the collector's own that are served at a time.
+const MAX_INTERVALS: usize = 16;
+/// The longest interval between messages.
+const MAX_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// What the hub is made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HubOptions {
+    pub(crate) max_subscribers: u32,
+    /// The collector's own interval.
+    pub(crate) interval: Duration,
+    pub(crate) max_history: Duration,
+    pub(crate) max_history_bytes: u64,
 }
 
-impl Tick {
-    fn after(previous: Option<&Self>, message: v1::SubscribeResponse) -> Self {
-        let mut last_samples = previous
-            .map(|tick| Arc::clone(&tick.last_samples))
-            .unwrap_or_default();
-        let exited = |sample: &&v1::NetIoSample| sample.state() == v1::ProcessState::Exited;
-        for sample in message.samples.iter().filter(exited) {
-            let kept = Arc::make_mut(&mut last_samples);
-            if kept.len() == MAX_LAST_SAMPLES {
-                kept.pop_front();
-            }
-            kept.push_back((message.sequence, sample.clone()));
-        }
-        Self {
-            message,
-            last_samples,
-        }
-    }
+/// What a subscriber wants.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) filter: Filter,
+    /// The time between messages; none: each tick.
+    pub(crate) interval: Option<Duration>,
+    pub(crate) since: Option<Since>,
+}
+
+/// From where in the past on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Since {
+    /// After the tick with this sequence.
+    After(u64),
+    Time(SystemTime),
+}
+
+/// Why there is no subscription.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SubscribeError {
+    #[error(
+        "{max_subscribers} streams are open, which is the collector's limit: close one that is not needed and try again"
+    )]
+    TooManySubscribers { max_subscribers: u32 },
+    #[error(
+        "messages every {wanted:?} are not offered: choose a whole multiple of the collector's interval of {own:?}, {MAX_INTERVAL:?} at most"
+    )]
+    Interval { wanted: Duration, own: Duration },
+    #[error(
+        "{MAX_INTERVALS} other intervals are in use, which is the limit: choose one of them, or none"
+    )]
+    TooManyIntervals,
+    #[error(
+        "the ticks after {after} are not kept any more: the oldest that is kept is {oldest}; begin with that"
+    )]
+    Gone { after: u64, oldest: u64 },
+    #[error("tick {after} is yet to come: name one that was received")]
+    Future { after: u64 },
+}
+
+/// What went out, over all subscriptions.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    bytes: AtomicU64,
+    messages: AtomicU64,
+    skipped: AtomicU64,
 }
 
 /// The subscribers, up to a limit.
 pub(crate) struct Hub {
+    options: HubOptions,
     newest: watch::Sender<Option<Arc<Tick>>>,
+    slower: Mutex<BTreeMap<Duration, Slower>>,
+    /// One of each that is in use.
+    filters: Mutex<HashSet<Arc<Filter>>>,
+    /// What the history is encoded by: everything but parts.
+    everything: Arc<Filter>,
+    history: Arc<Mutex<History>>,
     places: Arc<Semaphore>,
-    max_subscribers: u32,
     /// Cloned into every subscription that wants each process's part.
     per_process: Arc<()>,
-}
-
-/// There is no place for another subscriber.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{max_subscribers} streams are open, which is the collector's limit: close one that is not needed and try again"
-)]
-pub(crate) struct TooManySubscribers {
-    pub(crate) max_subscribers: u32,
+    traffic: Arc<Traffic>,
 }
 
 impl Hub {
-    pub(crate) fn new(max_subscribers: u32) -> Self {
+    pub(crate) fn new(options: HubOptions) -> Self {
+        let max_bytes = usize::try_from(options.max_history_bytes).unwrap_or(usize::MAX);
+        let history = History::new(options.max_history, max_bytes);
+        let everything = Arc::<Filter>::default();
         Self {
             newest: watch::Sender::new(None),
-            places: Arc::new(Semaphore::new(max_subscribers as usize)),
-            max_subscribers,
+            slower: Mutex::default(),
+            filters: Mutex::new(HashSet::from([Arc::clone(&everything)])),
+            everything,
+            history: Arc::new(Mutex::new(history)),
+            places: Arc::new(Semaphore::new(options.max_subscribers as usize)),
             per_process: Arc::default(),
+            traffic: Arc::default(),
+            options,
         }
     }
 
@@ -90,244 +145,143 @@ impl Hub {
 
     /// Gives every subscriber this tick, in place of one not yet read.
     pub(crate) fn publish(&self, message: v1::SubscribeResponse) {
-        self.newest.send_modify(|newest| {
-            *newest = Some(Arc::new(Tick::after(newest.as_deref(), message)));
-        });
+        let previous = self.newest.borrow().clone();
+        let tick = Arc::new(Tick::after(previous.as_deref(), message));
+        let message = &tick.message;
+        let time = message
+            .time
+            .and_then(|time| SystemTime::try_from(time).ok());
+        lock(&self.history).push(
+            message.sequence,
+            time.unwrap_or(SystemTime::UNIX_EPOCH),
+            tick.prepared(&self.everything, true),
+        );
+        self.newest.send_replace(Some(Arc::clone(&tick)));
+        let mut slower = lock(&self.slower);
+        slower.retain(|_, slower| slower.newest.receiver_count() > 0);
+        for slower in slower.values_mut() {
+            slower.add(&tick.message);
+        }
     }
 
-    /// Begins with the next tick after this call. `per_process`: with each
-    /// process's part in the samples.
-    pub(crate) fn subscribe(&self, per_process: bool) -> Result<Subscription, TooManySubscribers> {
-        let place =
-            Arc::clone(&self.places)
-                .try_acquire_owned()
-                .map_err(|_| TooManySubscribers {
-                    max_subscribers: self.max_subscribers,
-                })?;
-        let receiver = self.newest.subscribe();
-        let begun_after = receiver
+    /// Begins with the next tick after this call, or with those of the past that
+    /// are wanted.
+    pub(crate) fn subscribe(&self, wanted: Wanted) -> Result<Subscription, SubscribeError> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            SubscribeError::TooManySubscribers {
+                max_subscribers: self.options.max_subscribers,
+            }
+        })?;
+        let receiver = self.receiver(wanted.interval)?;
+        // Of the base ticks, also for longer intervals: their messages tell how
+        // many they hold.
+        let newest = self
+            .newest
             .borrow()
             .as_ref()
-            .map_or(0, |tick| tick.message.sequence);
+            .map_or(0, |it| it.message.sequence);
+        let (last_sequence, replay) = match wanted.since {
+            None => (newest, None),
+            Some(since) => (self.begin(since, newest)?, Some(self.replay())),
+        };
+        let per_process = wanted.filter.per_process;
         Ok(Subscription {
             ticks: WatchStream::from_changes(receiver),
-            first: true,
-            last_sequence: begun_after,
-            per_process: per_process.then(|| Arc::clone(&self.per_process)),
+            filter: self.shared(wanted.filter),
+            is_first: true,
+            last_sequence,
+            replay,
+            _per_process: per_process.then(|| Arc::clone(&self.per_process)),
+            traffic: Arc::clone(&self.traffic),
             _place: place,
         })
+    }
+
+    fn receiver(
+        &self,
+        interval: Option<Duration>,
+    ) -> Result<watch::Receiver<Option<Arc<Tick>>>, SubscribeError> {
+        let own = self.options.interval;
+        let Some(wanted) = interval.filter(|wanted| *wanted != own) else {
+            return Ok(self.newest.subscribe());
+        };
+        let is_multiple = wanted > own && wanted.as_nanos().is_multiple_of(own.as_nanos().max(1));
+        if !is_multiple || wanted > MAX_INTERVAL {
+            return Err(SubscribeError::Interval { wanted, own });
+        }
+        let mut slower = lock(&self.slower);
+        if !slower.contains_key(&wanted) && slower.len() >= MAX_INTERVALS {
+            return Err(SubscribeError::TooManyIntervals);
+        }
+        let slower = slower.entry(wanted).or_insert_with(|| Slower::new(wanted));
+        Ok(slower.newest.subscribe())
+    }
+
+    /// The sequence before the first tick that is wanted.
+    fn begin(&self, since: Since, newest: u64) -> Result<u64, SubscribeError> {
+        let history = lock(&self.history);
+        let oldest = history.oldest().unwrap_or(newest + 1);
+        match since {
+            Since::Time(time) => Ok(history.before_time(time).unwrap_or(newest)),
+            Since::After(after) if after > newest => Err(SubscribeError::Future { after }),
+            Since::After(after) if after + 1 < oldest => {
+                Err(SubscribeError::Gone { after, oldest })
+            }
+            Since::After(after) => Ok(after),
+        }
+    }
+
+    fn replay(&self) -> Replay {
+        Replay {
+            history: Arc::clone(&self.history),
+            is_behind: true,
+            states: HashMap::new(),
+        }
+    }
+
+    /// The one filter of all that want the same.
+    fn shared(&self, filter: Filter) -> Arc<Filter> {
+        let mut filters = lock(&self.filters);
+        if let Some(known) = filters.get(&filter) {
+            return Arc::clone(known);
+        }
+        // Whoever used the others may have gone; the newest tick still holds some.
+        filters.retain(|filter| Arc::strong_count(filter) > 1);
+        let new = Arc::new(filter);
+        filters.insert(Arc::clone(&new));
+        new
+    }
+
+    /// The sequence of the oldest tick that is kept; of the next, if none is.
+    pub(crate) fn oldest(&self) -> u64 {
+        let newest = self
+            .newest
+            .borrow()
+            .as_ref()
+            .map_or(0, |it| it.message.sequence);
+        lock(&self.history).oldest().unwrap_or(newest + 1)
     }
 
     /// Subscriptions that are open now.
     pub(crate) fn subscribers(&self) -> u32 {
         let free = u32::try_from(self.places.available_permits()).unwrap_or(u32::MAX);
-        self.max_subscribers.saturating_sub(free)
-    }
-}
-
-/// The ticks for one subscriber.
-pub(crate) struct Subscription {
-    ticks: WatchStream<Option<Arc<Tick>>>,
-    first: bool,
-    /// The tick delivered last; at first, the newest when this began.
-    last_sequence: u64,
-    per_process: Option<Arc<()>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Subscription {
-    /// Whether it wants each process's part.
-    pub(crate) fn per_process(&self) -> bool {
-        self.per_process.is_some()
-    }
-}
-
-/// A tick, and what this subscriber was too slow for since the last one.
-pub(crate) struct Delivery {
-    pub(crate) tick: Arc<Tick>,
-    /// How many ticks; 0 in the first delivery.
-    pub(crate) skipped_ticks: u64,
-    /// The ticks after this one and before the delivered one were skipped.
-    after: u64,
-}
-
-impl Delivery {
-    /// The samples of processes that exited in the skipped ticks.
-    pub(crate) fn skipped_last_samples(&self) -> impl Iterator<Item = &v1::NetIoSample> {
-        let skipped = self.after + 1..self.tick.message.sequence;
-        self.tick
-            .last_samples
-            .iter()
-            .filter(move |(sequence, _)| skipped.contains(sequence))
-            .map(|(_, sample)| sample)
-    }
-}
-
-impl Stream for Subscription {
-    type Item = Delivery;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        // The place is empty only before the first tick, and that is no change.
-        let newest = ready!(Pin::new(&mut self.ticks).poll_next(cx));
-        let Some(tick) = newest.flatten() else {
-            return Poll::Ready(None);
-        };
-        let sequence = tick.message.sequence;
-        let after = mem::replace(&mut self.last_sequence, sequence);
-        let first = mem::replace(&mut self.first, false);
-        let skipped_ticks = if first {
-            0
-        } else {
-            sequence.saturating_sub(after + 1)
-        };
-        Poll::Ready(Some(Delivery {
-            tick,
-            skipped_ticks,
-            after,
-        }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio_stream::StreamExt;
-
-    use super::*;
-
-    fn publish(hub: &Hub, sequence: u64) {
-        hub.publish(v1::SubscribeResponse {
-            sequence,
-            ..Default::default()
-        });
+        self.options.max_subscribers.saturating_sub(free)
     }
 
-    async fn next(subscription: &mut Subscription) -> (u64, u64) {
-        let delivery = subscription.next().await.unwrap();
-        (delivery.tick.message.sequence, delivery.skipped_ticks)
-    }
-
-    #[tokio::test]
-    async fn the_first_message_is_the_next_tick() {
-        let hub = Hub::new(8);
-        publish(&hub, 6);
-        let mut subscription = hub.subscribe(false).unwrap();
-        publish(&hub, 7);
-        assert_eq!(next(&mut subscription).await, (7, 0));
-        publish(&hub, 8);
-        assert_eq!(next(&mut subscription).await, (8, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_comes_before_a_tick() {
-        let hub = Hub::new(8);
-        publish(&hub, 1);
-        let mut subscription = hub.subscribe(false).unwrap();
-        let wait = tokio::time::timeout(Duration::from_secs(9), subscription.next());
-        assert!(wait.await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_slow_subscriber_skips_and_another_misses_nothing() {
-        let hub = Hub::new(8);
-        let mut slow = hub.subscribe(false).unwrap();
-        let mut quick = hub.subscribe(false).unwrap();
-        publish(&hub, 1);
-        assert_eq!(next(&mut slow).await, (1, 0));
-        assert_eq!(next(&mut quick).await, (1, 0));
-        for sequence in 2..=6 {
-            publish(&hub, sequence);
-            assert_eq!(next(&mut quick).await, (sequence, 0));
+    /// What the subscriptions and the history cost so far, as the API has it.
+    pub(crate) fn cost(&self) -> v1::OwnCost {
+        let (history_ticks, history_bytes) = lock(&self.history).size();
+        v1::OwnCost {
+            sent_bytes: self.traffic.bytes.load(Ordering::Relaxed),
+            sent_messages: self.traffic.messages.load(Ordering::Relaxed),
+            skipped_ticks: self.traffic.skipped.load(Ordering::Relaxed),
+            history_ticks,
+            history_bytes,
+            ..v1::OwnCost::default()
         }
-        assert_eq!(next(&mut slow).await, (6, 4));
-        publish(&hub, 7);
-        assert_eq!(next(&mut slow).await, (7, 0));
     }
+}
 
-    fn publish_exit(hub: &Hub, sequence: u64, sent_bytes_total: u64) {
-        let sample = v1::NetIoSample {
-            state: v1::ProcessState::Exited.into(),
-            sent_bytes_total,
-            ..Default::default()
-        };
-        let samples = vec![sample];
-        hub.publish(v1::SubscribeResponse {
-            sequence,
-            samples,
-            ..Default::default()
-        });
-    }
-
-    async fn late_totals(subscription: &mut Subscription) -> Vec<u64> {
-        let delivery = subscription.next().await.unwrap();
-        delivery
-            .skipped_last_samples()
-            .map(|sample| sample.sent_bytes_total)
-            .collect()
-    }
-
-    #[tokio::test]
-    async fn a_process_that_exits_in_a_skipped_tick_is_told_late_and_once() {
-        let hub = Hub::new(8);
-        publish_exit(&hub, 1, 11); // before anybody subscribed
-        let mut slow = hub.subscribe(false).unwrap();
-        publish_exit(&hub, 2, 22);
-        publish(&hub, 3);
-        assert_eq!(late_totals(&mut slow).await, [22]);
-        publish(&hub, 4);
-        publish_exit(&hub, 5, 55);
-        publish_exit(&hub, 6, 66);
-        // The last one is in the tick itself.
-        assert_eq!(late_totals(&mut slow).await, [55]);
-        publish(&hub, 7);
-        assert_eq!(late_totals(&mut slow).await, [0; 0]);
-    }
-
-    #[tokio::test]
-    async fn last_samples_are_kept_up_to_a_limit() {
-        let hub = Hub::new(8);
-        let mut slow = hub.subscribe(false).unwrap();
-        let exits = MAX_LAST_SAMPLES as u64 + 10;
-        for sequence in 1..=exits {
-            publish_exit(&hub, sequence, sequence);
-        }
-        publish(&hub, exits + 1);
-        let totals = late_totals(&mut slow).await;
-        assert_eq!(totals.len(), MAX_LAST_SAMPLES);
-        assert_eq!(totals.last(), Some(&exits));
-    }
-
-    #[tokio::test]
-    async fn a_slow_subscriber_holds_one_tick_only() {
-        let hub = Hub::new(8);
-        let slow = hub.subscribe(false).unwrap();
-        publish(&hub, 1);
-        let first = Arc::downgrade(&hub.newest.borrow().clone().unwrap());
-        publish(&hub, 2);
-        assert!(first.upgrade().is_none());
-        drop(slow);
-    }
-
-    #[tokio::test]
-    async fn the_limit_holds_and_a_dropped_subscription_makes_room() {
-        let hub = Hub::new(2);
-        let first = hub.subscribe(false).unwrap();
-        let _second = hub.subscribe(false).unwrap();
-        assert_eq!(hub.subscribers(), 2);
-        assert_eq!(hub.subscribe(false).err().unwrap().max_subscribers, 2);
-        drop(first);
-        assert_eq!(hub.subscribers(), 1);
-        assert!(hub.subscribe(false).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_subscription_ends_with_the_hub() {
-        let hub = Hub::new(2);
-        let mut subscription = hub.subscribe(false).unwrap();
-        publish(&hub, 1);
-        drop(hub);
-        assert_eq!(next(&mut subscription).await, (1, 0));
-        assert!(subscription.next().await.is_none());
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use netio::v1;
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod doctor;
 pub mod kernel;
 pub mod probe;
@@ -77,6 +79,14 @@ impl Default for Options {
     }
 }
 
+/// The server's side of the API.
+mod service {
+    // Generated code answers to the generator's style, not to ours.
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+
+    tonic::include_proto!("netio.v1");
+}
+
 /// What the collector refuses to exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -94,6 +104,10 @@ pub struct Limits {
     pub max_watch_ids_per_subscription: u32,
     /// The lease of a watch that asks for none.
     pub default_lease_ttl: Duration,
+    /// How far back the history of ticks goes.
+    pub max_history: Duration,
+    /// And how many bytes it may take.
+    pub max_history_bytes: u64,
 }
 
 impl Limits {
@@ -104,6 +118,8 @@ impl Limits {
     pub const MAX_PROCESSES: u32 = 65_536;
     /// The shortest lease: a client must be able to renew it in time.
     pub const MIN_LEASE_TTL: Duration = Duration::from_secs(1);
+    /// The most that the history may go back.
+    pub const MAX_HISTORY: Duration = Duration::from_secs(24 * 60 * 60);
     /// The longest lease; what shall live longer is a standing watch.
     pub const MAX_LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -127,6 +143,8 @@ impl Default for Limits {
             max_subscribers: 1024,
             max_watch_ids_per_subscription: 1024,
             default_lease_ttl: Duration::from_secs(60),
+            max_history: Duration::from_secs(15 * 60),
+            max_history_bytes: 64 << 20,
         }
     }
 }

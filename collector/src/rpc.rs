@@ -5,11 +5,12 @@
 //! Holds no state of its own.
 #![forbid(unsafe_code)]
 
-use std::{sync::Arc, time::Duration};
-
-use netio::v1::{
-    self, net_io_service_server::NetIoService, target, unwatch_request, watch_request::Life,
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
+
+use netio::v1::{self, subscribe_request, target, unwatch_request, watch_request::Life};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
@@ -17,10 +18,11 @@ use tonic::{Code, Request, Response, Status};
 use crate::{
     Limits,
     enrolment::{Enrolment, Wish},
-    hub::Hub,
+    hub::{Filter, Hub, Since, Wanted},
     processes::Selector,
-    sampler::Commands,
+    sampler::{Commands, Vitals},
     server::Peer,
+    service::net_io_service_server::NetIoService,
     watches::Selection,
 };
 
@@ -57,7 +59,8 @@ impl NetIoService for Service {
             .ok_or_else(|| invalid("TARGET_MISSING", "the request says not what to watch"))?;
         if wait && !selector.is_rule() {
             let message = format!(
-                "{selector} cannot be waited for: a pid names a process that is there;                  leave wait out, or name the process by a rule"
+                "{selector} cannot be waited for: a pid names a process that is there; \
+                 leave wait out, or name the process by a rule"
             );
             return Err(invalid("WAIT_INVALID", &message));
         }
@@ -108,7 +111,7 @@ impl NetIoService for Service {
         _: Request<v1::ListWatchesRequest>,
     ) -> Result<Response<v1::ListWatchesResponse>, Status> {
         let watches = self.commands.list().await?;
-        let watches = self.enrolment.describe(watches).await;
+        let watches = self.enrolment.describe(watches).await?;
         Ok(Response::new(v1::ListWatchesResponse { watches }))
     }
 
@@ -132,11 +135,34 @@ impl NetIoService for Service {
         let v1::SubscribeRequest {
             watch_ids,
             per_process,
+            interval,
+            only_changed,
+            since,
         } = request.into_inner();
         self.check_number(&watch_ids)?;
-        let holds = self.commands.hold(watch_ids.clone(), owner).await?;
-        let subscription = self.hub.subscribe(per_process)?;
-        let stream = SampleStream::new(subscription, watch_ids, holds, self.stop.clone());
+        let interval = interval.map(asked_interval).transpose()?;
+        let since = since.map(|since| self.since(since)).transpose()?;
+        if since.is_some() && interval.is_some() {
+            let what = "the history has the collector's own interval: leave interval out";
+            return Err(invalid("SINCE_INVALID", what));
+        }
+        // Of the past, watches may be asked for that are no more.
+        let held = watch_ids.clone();
+        let holds = self.commands.hold(held, owner, since.is_some()).await?;
+        let wanted = Wanted {
+            filter: Filter {
+                watch_ids: watch_ids.into_iter().collect(),
+                per_process,
+                only_changed,
+            },
+            interval,
+            since,
+        };
+        let subscription = self
+            .hub
+            .subscribe(wanted)
+            .map_err(|refused| status::not_subscribed(&refused, self.generation()))?;
+        let stream = SampleStream::new(subscription, holds, self.stop.clone());
         Ok(Response::new(stream))
     }
 
@@ -152,6 +178,7 @@ impl NetIoService for Service {
             subscribers: self.hub.subscribers(),
             watches: vitals.watches,
             processes: vitals.processes,
+            own_cost: Some(self.own_cost(&vitals)),
             ..self.about.clone()
         };
         Ok(Response::new(v1::GetCollectorInfoResponse {
@@ -183,6 +210,42 @@ impl Service {
         }
     }
 
+    fn generation(&self) -> u64 {
+        self.about.instance.as_ref().map_or(0, |it| it.generation)
+    }
+
+    /// From where in the past on a subscriber wants ticks.
+    fn since(&self, since: subscribe_request::Since) -> Result<Since, Status> {
+        match since {
+            subscribe_request::Since::Time(time) => SystemTime::try_from(time)
+                .map(Since::Time)
+                .map_err(|_| invalid("SINCE_INVALID", "since is no time that there could be")),
+            subscribe_request::Since::After(point) if point.generation == self.generation() => {
+                Ok(Since::After(point.sequence))
+            }
+            subscribe_request::Since::After(_) => {
+                let oldest = self.hub.oldest();
+                Err(status::gone(
+                    "the collector was restarted since: its ticks begin anew",
+                    self.generation(),
+                    oldest,
+                ))
+            }
+        }
+    }
+
+    fn own_cost(&self, vitals: &Vitals) -> v1::OwnCost {
+        let (runs, time) = vitals.program_runs.unzip();
+        v1::OwnCost {
+            program_runs: runs,
+            program_time: time.and_then(|time| time.try_into().ok()),
+            tick_duration: Some(vitals.tick_duration),
+            tick_lateness: Some(vitals.tick_lateness),
+            resident_bytes: resident_bytes(),
+            ..self.hub.cost()
+        }
+    }
+
     fn check_number(&self, watch_ids: &[String]) -> Result<(), Status> {
         let limit = self.limits.max_watch_ids_per_subscription;
         if watch_ids.len() <= limit as usize {
@@ -196,6 +259,23 @@ impl Service {
         let reason = "TOO_MANY_WATCH_IDS";
         Err(status(Code::InvalidArgument, reason, message, [limit]))
     }
+}
+
+fn asked_interval(interval: prost_types::Duration) -> Result<Duration, Status> {
+    Duration::try_from(interval).map_err(|_| {
+        invalid(
+            "INTERVAL_INVALID",
+            "the interval is no time that could pass",
+        )
+    })
+}
+
+/// 0 if the kernel does not tell.
+fn resident_bytes() -> u64 {
+    let own = procfs::process::Process::myself().and_then(|it| it.statm());
+    own.map_or(0, |statm| {
+        statm.resident * rustix::param::page_size() as u64
+    })
 }
 
 fn owner<T>(request: &Request<T>) -> Result<String, Status> {

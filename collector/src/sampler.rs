@@ -24,14 +24,21 @@ use crate::{
 };
 
 mod commands;
+mod recent;
 #[cfg(test)]
 mod tests;
 
 use commands::Command;
 pub(crate) use commands::{CommandError, Commands, Order, Vitals};
+use recent::Recent;
 
 /// Commands that wait for the sampler.
 const MAX_COMMANDS: usize = 64;
+
+/// How long a slot rests at least before another process has it. Many times what a
+/// program in the kernel takes, and short, so that a few slots serve many watches
+/// that come and go.
+const REST: Duration = Duration::from_millis(100);
 
 /// The rules that processes are looked for by, newest state only.
 pub(crate) type Rules = Arc<Vec<Rule>>;
@@ -48,6 +55,12 @@ pub(crate) struct Sampler {
     sequence: u64,
     /// When the counters were read last; at first, when the sampler was made.
     last_reading: Instant,
+    /// When slots were freed last.
+    last_rest: Instant,
+    /// How long ticks took.
+    durations: Recent,
+    /// How late they were.
+    latenesses: Recent,
 }
 
 impl Sampler {
@@ -63,12 +76,15 @@ impl Sampler {
             watches,
             ticker: Ticker::new(Arc::clone(&clock), interval),
             last_reading: clock.monotonic(),
+            last_rest: clock.monotonic(),
             clock,
             hub,
             commands,
             rules: watch::Sender::default(),
             instance,
             sequence: 0,
+            durations: Recent::default(),
+            latenesses: Recent::default(),
         };
         (sampler, Commands::new(queue))
     }
@@ -83,14 +99,17 @@ impl Sampler {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let expiry = self.watches.next_expiry();
+            let rested = self.watches.has_resting_slots();
+            let rested = rested.then_some(self.last_rest + REST);
             tokio::select! {
                 // In this order, so that a flood of commands delays no tick, and
                 // an exit is known before its pid is watched anew.
                 biased;
                 () = stop.cancelled() => break,
-                () = self.ticker.tick() => self.tick(),
+                late = self.ticker.tick() => self.tick(late),
                 process = self.watches.next_exit() => self.watches.exited(process),
                 () = at(expiry) => self.expire(),
+                () = at(rested) => self.rest(),
                 command = self.commands.recv() => match command {
                     Some(command) => self.handle(command),
                     None => break,
@@ -99,7 +118,7 @@ impl Sampler {
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, late: Duration) {
         let time = self.clock.wall();
         let reading = self.clock.monotonic();
         self.watches.read();
@@ -117,8 +136,16 @@ impl Sampler {
             instance: Some(self.instance.clone()),
             samples,
             map_full: Some(self.watches.map_full()),
+            ticks: 1,
         });
         self.watches.retire(reading);
+        self.durations.add(self.clock.monotonic() - reading);
+        self.latenesses.add(late);
+    }
+
+    fn rest(&mut self) {
+        self.last_rest = self.clock.monotonic();
+        self.watches.rest();
     }
 
     fn expire(&mut self) {
@@ -166,9 +193,11 @@ impl Sampler {
             Command::Hold {
                 watch_ids,
                 owner,
+                may_be_gone,
                 reply,
             } => {
-                let _ = reply.send(self.watches.hold(&watch_ids, &owner, now));
+                let held = self.watches.hold(&watch_ids, &owner, may_be_gone, now);
+                let _ = reply.send(held);
             }
             Command::List { reply } => {
                 let _ = reply.send(Ok(self.watches.list(now)));
@@ -185,6 +214,9 @@ impl Sampler {
                     missed_events: self.watches.kernel().missed_events(),
                     map_full: self.watches.map_full(),
                     missed_ticks: self.ticker.missed(),
+                    tick_duration: self.durations.percentiles(),
+                    tick_lateness: self.latenesses.percentiles(),
+                    program_runs: self.watches.kernel().program_runs(),
                     watches,
                     processes,
                 }));
@@ -200,6 +232,7 @@ impl Sampler {
             owner,
             follow,
             lease_ttl,
+            wait,
             found,
         } = order;
         let what = selector.to_string();
@@ -215,12 +248,9 @@ impl Sampler {
             now,
         );
         let made = made.and_then(|id| {
-            let joined = found.into_iter().try_for_each(|found| {
-                self.watches
-                    .join(id, found, false, Past::Refuse)
-                    .map(|_| ())
-            });
-            joined.map(|()| id).inspect_err(|_| self.watches.end(id))
+            self.join_all(id, found, wait)
+                .map(|()| id)
+                .inspect_err(|_| self.watches.end(id))
         });
         match &made {
             Ok(id) => {
@@ -230,6 +260,24 @@ impl Sampler {
             Err(error) => warn!(%what, owner, %error, "watch refused"),
         }
         made
+    }
+
+    /// Adds the processes that were found for a new watch. Of several, some may have
+    /// exited meanwhile.
+    fn join_all(&mut self, id: WatchId, found: Vec<Found>, wait: bool) -> Result<(), WatchError> {
+        let mut exited = None;
+        let mut joined = 0;
+        for found in found {
+            match self.watches.join(id, found, false, Past::Refuse) {
+                Ok(_) => joined += 1,
+                Err(error @ WatchError::Exited { .. }) => exited = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match exited {
+            Some(exited) if joined == 0 && !wait => Err(exited),
+            _ => Ok(()),
+        }
     }
 
     /// Adds processes to a watch; how many of them are news. One that has exited

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use netio::v1::{self, net_io_service_server::NetIoServiceServer};
+use netio::v1;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
@@ -22,12 +22,13 @@ use tracing::{error, info, warn};
 use crate::{
     Options,
     discovery::Discovery,
-    enrolment::{Enrolment, Wish},
-    hub::Hub,
+    enrolment::Enrolment,
+    hub::{Hub, HubOptions},
     kernel::Kernel,
     processes::{ProcFs, Processes, Selector},
     rpc::Service,
     sampler::Sampler,
+    service::net_io_service_server::NetIoServiceServer,
     ticker::{Clock, SystemClock},
     watches::Watches,
 };
@@ -142,7 +143,12 @@ pub(crate) async fn run_in(
     let _cut = cut.clone().drop_guard();
 
     let (incoming, mut accepting) = Accepted::start(listeners, &cut).map_err(RunError::Listen)?;
-    let hub = Arc::new(Hub::new(options.limits.max_subscribers));
+    let hub = Arc::new(Hub::new(HubOptions {
+        max_subscribers: options.limits.max_subscribers,
+        interval: options.interval,
+        max_history: options.limits.max_history,
+        max_history_bytes: options.limits.max_history_bytes,
+    }));
     let follows_children = kernel.info().follows_children;
     let changes = kernel.changes();
     let (sampler, commands) = Sampler::new(
@@ -161,7 +167,10 @@ pub(crate) async fn run_in(
     let mut sampler = tokio::spawn(sampler.run(stop.clone()));
     // It ends by the token, or with the sampler.
     tokio::spawn(discovery.run(stop.clone()));
-    make_standing(&enrolment, options.watches).await;
+    tokio::select! {
+        () = make_standing(&enrolment, options.watches) => {}
+        () = stop.cancelled() => {}
+    }
     let service = Service {
         enrolment,
         commands,
@@ -216,14 +225,8 @@ async fn make_standing(enrolment: &Enrolment, targets: Vec<v1::Target>) {
             continue;
         };
         let what = selector.to_string();
-        let wish = Wish {
-            target,
-            selector,
-            owner: OWNER.to_owned(),
-            wait: true,
-            lease_ttl: None,
-        };
-        if let Err(error) = enrolment.make(wish).await {
+        let made = enrolment.make_standing(target, selector, OWNER.to_owned());
+        if let Err(error) = made.await {
             error!(%what, %error, "the configuration's watch is not made");
         }
     }

@@ -55,9 +55,9 @@ impl Ticker {
         }
     }
 
-    /// Waits for the next tick. A call that is dropped while it waits loses
-    /// nothing.
-    pub(crate) async fn tick(&mut self) {
+    /// Waits for the next tick, and tells how late it is. A call that is dropped
+    /// while it waits loses nothing.
+    pub(crate) async fn tick(&mut self) -> Duration {
         sleep_until(self.deadline).await;
         let late = self.clock.monotonic().duration_since(self.deadline);
         // Rounded, because a deadline that follows within half an interval is
@@ -65,6 +65,7 @@ impl Ticker {
         let missed = (late + self.interval / 2).as_nanos() / self.interval.as_nanos();
         self.missed += u64::try_from(missed).unwrap_or(u64::MAX);
         self.deadline = next_deadline(&*self.clock, self.interval);
+        late
     }
 
     /// Deadlines that passed without a tick of their own, since the start.

@@ -18,7 +18,7 @@ use super::{ConfigError, watches::GivenWatch};
 use crate::logging::LogFormat;
 
 /// Every setting that has a variable.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "listen",
     "interval",
     "hooks",
@@ -27,6 +27,8 @@ const KEYS: [&str; 11] = [
     "max_processes",
     "max_processes_per_watch",
     "lease",
+    "history",
+    "history_bytes",
     "log",
     "log_format",
     "config",
@@ -88,6 +90,16 @@ pub(crate) struct Given {
     /// to 24h [env: NETIO_LEASE] [default: 60s]
     #[arg(long, value_name = "DURATION")]
     pub(super) lease: Option<String>,
+
+    /// How far back ticks are kept for those who come later, up to 24h
+    /// [env: NETIO_HISTORY] [default: 15m]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) history: Option<String>,
+
+    /// And how many bytes they may take, up to 4294967295; 0 keeps none
+    /// [env: NETIO_HISTORY_BYTES] [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    pub(super) history_bytes: Option<u32>,
 
     /// What to log: error, warn, info, debug, trace, or directives such as
     /// info,netio_collector=debug [env: NETIO_LOG] [default: info]
@@ -174,6 +186,8 @@ impl Given {
             max_processes: number("max_processes")?,
             max_processes_per_watch: number("max_processes_per_watch")?,
             lease: text("lease")?,
+            history: text("history")?,
+            history_bytes: number("history_bytes")?,
             log: text("log")?,
             log_format: text("log_format")?
                 .map(|it| choice("log_format", &it))

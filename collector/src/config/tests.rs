@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use netio::v1::target::Selector;
+
 use super::*;
 
 /// Loads with these flags, variables and file.
@@ -33,7 +35,7 @@ fn defaults() {
 
 /// Each setting, three different values for it, and how it reads.
 type Case = (&'static str, [&'static str; 3], fn(&Settings) -> String);
-const CASES: [Case; 6] = [
+const CASES: [Case; 12] = [
     (
         "listen",
         [
@@ -55,6 +57,24 @@ const CASES: [Case; 6] = [
     ("max_watches", ["1", "16384", "3"], |it| {
         it.options.limits.max_watches.to_string()
     }),
+    ("max_watches_per_owner", ["1", "16384", "3"], |it| {
+        it.options.limits.max_watches_per_owner.to_string()
+    }),
+    ("max_processes", ["1", "65536", "3"], |it| {
+        it.options.limits.max_processes.to_string()
+    }),
+    ("max_processes_per_watch", ["1", "65536", "3"], |it| {
+        it.options.limits.max_processes_per_watch.to_string()
+    }),
+    ("lease", ["1s", "1day", "3s"], |it| {
+        humantime::format_duration(it.options.limits.default_lease_ttl).to_string()
+    }),
+    ("history", ["0s", "1day", "3s"], |it| {
+        humantime::format_duration(it.options.limits.max_history).to_string()
+    }),
+    ("history_bytes", ["0", "4294967295", "3"], |it| {
+        it.options.limits.max_history_bytes.to_string()
+    }),
     ("log", ["debug", "warn", "error"], |it| it.log.to_string()),
     ("log_format", ["json", "pretty", "json"], |it| {
         format!("{:?}", it.log_format).to_lowercase()
@@ -70,7 +90,7 @@ fn flags_beat_variables_beat_the_file() {
         let env = [(name.as_str(), in_variable)];
         let file = match key {
             "listen" => format!("listen = [{in_file:?}]"),
-            "max_watches" => format!("max_watches = {in_file}"),
+            _ if in_file.parse::<u32>().is_ok() => format!("{key} = {in_file}"),
             _ => format!("{key} = {in_file:?}"),
         };
         assert_eq!(read(&load(&flags, &env, &file).unwrap()), in_flag);
@@ -183,6 +203,28 @@ fn errors_say_where_the_value_came_from() {
         ),
         (&[], &[], "max_watches = -1", &["line 1"]),
         (&[], &[], "\nintervall = \"1s\"", &["intervall", "line 2"]),
+        (&["--lease", "25h"], &[], "", &["--lease", "1s to 86400s"]),
+        (&["--history", "2days"], &[], "", &["--history", "86400s"]),
+        (
+            &[],
+            &[("NETIO_MAX_PROCESSES", "65537")],
+            "",
+            &["NETIO_MAX_PROCESSES", "65536"],
+        ),
+        (
+            &[],
+            &[],
+            "[[watch]]\nname = \"a\"\nport = 1",
+            &["watch in /", "exactly one of"],
+        ),
+        (&[], &[], "[[watch]]", &["watch in /", "exactly one of"]),
+        (
+            &[],
+            &[],
+            "[[watch]]\nport = 70000",
+            &["watch in /", "70000"],
+        ),
+        (&[], &[], "[[watch]]\npid = 1", &["line 2", "pid"]),
         (&["--log", "a=b=c"], &[], "", &["--log", "no log filter"]),
         (
             &[],
@@ -221,6 +263,29 @@ fn errors_say_where_the_value_came_from() {
             assert!(error.contains(part), "{part:?} is not in: {error}");
         }
     }
+}
+
+#[test]
+fn the_file_may_hold_standing_watches() {
+    let file = r#"
+        [[watch]]
+        name = "mariadbd"
+        [[watch]]
+        port = 5432
+        follow_children = false
+        [[watch]]
+        unit = "redis.service"
+    "#;
+    let settings = load(&[], &[], file).unwrap();
+    let unit = Selector::Unit("redis.service".to_owned());
+    assert_eq!(
+        settings.options.watches,
+        [
+            Target::name("mariadbd"),
+            Target::port(5432).following_children(false),
+            Target::new(unit),
+        ]
+    );
 }
 
 #[test]

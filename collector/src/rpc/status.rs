@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     enrolment::EnrolError,
-    hub::TooManySubscribers,
+    hub::SubscribeError,
     kernel::AllowError,
     processes::{FindError, SelectorError},
     sampler::CommandError,
@@ -161,13 +161,32 @@ fn not_allowed(error: &AllowError) -> Status {
     }
 }
 
-impl From<TooManySubscribers> for Status {
-    fn from(error: TooManySubscribers) -> Self {
-        let limit = ("limit", error.max_subscribers.to_string());
-        let reason = "TOO_MANY_SUBSCRIBERS";
-        status(Code::ResourceExhausted, reason, error, [limit])
+/// `generation`: of this collector, for those who resume.
+pub(super) fn not_subscribed(error: &SubscribeError, generation: u64) -> Status {
+    match error {
+        SubscribeError::TooManySubscribers { max_subscribers } => {
+            too_many("TOO_MANY_SUBSCRIBERS", *max_subscribers, error)
+        }
+        SubscribeError::TooManyIntervals => {
+            status(Code::ResourceExhausted, "TOO_MANY_INTERVALS", error, [])
+        }
+        SubscribeError::Interval { .. } => {
+            status(Code::InvalidArgument, "INTERVAL_INVALID", error, [])
+        }
+        SubscribeError::Future { .. } => status(Code::InvalidArgument, "SINCE_INVALID", error, []),
+        SubscribeError::Gone { oldest, .. } => gone(error, generation, *oldest),
     }
 }
+
+/// The point that a stream was to begin at is not there any more.
+pub(super) fn gone(message: impl Display, generation: u64, oldest: u64) -> Status {
+    let metadata = [
+        ("generation", generation.to_string()),
+        ("oldest_sequence", oldest.to_string()),
+    ];
+    status(Code::OutOfRange, "HISTORY_GONE", message, metadata)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::HashMap, io};

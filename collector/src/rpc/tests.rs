@@ -13,6 +13,7 @@ use crate::{
     server::rig::{Client, Rig, pid, watch},
 };
 
+mod subscribing;
 mod targets;
 
 /// Asserts code and ErrorInfo, and that the message is a sentence for people.
@@ -53,10 +54,7 @@ async fn unwatch_error(client: &mut Client, selector: Option<unwatch_request::Se
 }
 
 fn subscription(watch_ids: Vec<String>) -> v1::SubscribeRequest {
-    v1::SubscribeRequest {
-        watch_ids,
-        per_process: false,
-    }
+    v1::SubscribeRequest::new(watch_ids)
 }
 
 async fn subscribe_error(client: &mut Client, watch_ids: Vec<String>) -> Status {

@@ -26,6 +26,10 @@ pub(crate) struct Vitals {
     pub(crate) missed_events: v1::MissedEvents,
     pub(crate) map_full: v1::MapFull,
     pub(crate) missed_ticks: u64,
+    pub(crate) tick_duration: v1::Percentiles,
+    pub(crate) tick_lateness: v1::Percentiles,
+    /// How often the programs in the kernel ran, and for how long.
+    pub(crate) program_runs: Option<(u64, Duration)>,
     pub(crate) watches: u32,
     pub(crate) processes: u32,
 }
@@ -38,6 +42,8 @@ pub(crate) struct Order {
     pub(crate) follow: Follow,
     /// None: a standing watch.
     pub(crate) lease_ttl: Option<Duration>,
+    /// Even if no process matches yet.
+    pub(crate) wait: bool,
     /// The processes that match now.
     pub(crate) found: Vec<Found>,
 }
@@ -67,11 +73,12 @@ pub(super) enum Command {
         owner: String,
         reply: Reply<()>,
     },
-    /// Do these watches exist? The first that does not is the error. Holds the
-    /// owner's leases among them.
+    /// Holds the owner's leases among these watches. The first that does not exist
+    /// is the error, unless they may be gone.
     Hold {
         watch_ids: Vec<String>,
         owner: String,
+        may_be_gone: bool,
         reply: Reply<Vec<Hold>>,
     },
     List {
@@ -148,10 +155,12 @@ impl Commands {
         &self,
         watch_ids: Vec<String>,
         owner: String,
+        may_be_gone: bool,
     ) -> Result<Vec<Hold>, CommandError> {
         self.ask(|reply| Command::Hold {
             watch_ids,
             owner,
+            may_be_gone,
             reply,
         })
         .await

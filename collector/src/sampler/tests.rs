@@ -1,12 +1,13 @@
 //! The sampler with a paused clock, no gRPC.
 
+use prost::Message as _;
 use tokio::{task::JoinHandle, time::advance};
 use tokio_stream::StreamExt as _;
 
 use super::*;
 use crate::{
     Limits,
-    hub::Subscription,
+    hub::{HubOptions, Subscription, Wanted},
     kernel::fake::FakeKernel,
     processes::{Processes as _, Selector, fake::FakeProcesses},
     ticker::fake::FakeClock,
@@ -32,8 +33,13 @@ fn bench() -> Bench {
         max_watches: 32,
         ..Limits::default()
     };
-    let hub = Arc::new(Hub::new(8));
-    let ticks = hub.subscribe(false).unwrap();
+    let hub = Arc::new(Hub::new(HubOptions {
+        max_subscribers: 8,
+        interval: SECOND,
+        max_history: 60 * SECOND,
+        max_history_bytes: 1 << 20,
+    }));
+    let ticks = hub.subscribe(Wanted::default()).unwrap();
     let (sampler, commands) = Sampler::new(
         Watches::new(Box::new(kernel.clone()), limits),
         Arc::new(FakeClock::at(Duration::from_millis(5_250))),
@@ -65,13 +71,14 @@ impl Bench {
             owner: "a".to_owned(),
             follow: Follow::Never,
             lease_ttl: Some(LEASE),
+            wait: false,
             found: vec![self.processes.find(pid).unwrap()],
         }
     }
 
     async fn tick(&mut self) -> v1::SubscribeResponse {
-        let delivery = self.ticks.next().await.unwrap();
-        delivery.tick.message.clone()
+        let message = self.ticks.next().await.unwrap();
+        v1::SubscribeResponse::decode(message.encode_to_vec().as_slice()).unwrap()
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::Co
             max_processes_per_watch: limits.max_processes_per_watch,
             max_lease_ttl: Limits::MAX_LEASE_TTL.try_into().ok(),
             default_lease_ttl: limits.default_lease_ttl.try_into().ok(),
+            max_history: limits.max_history.try_into().ok(),
+            max_history_bytes: limits.max_history_bytes,
         }),
         // Within the range that was checked before.
         interval: options.interval.try_into().ok(),
@@ -46,6 +48,7 @@ pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::Co
         map_full: None,
         watches: 0,
         processes: 0,
+        own_cost: None,
     })
 }
 

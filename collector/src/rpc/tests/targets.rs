@@ -313,3 +313,51 @@ async fn the_configurations_watches_are_there_from_the_start() {
     let status = unwatch_error(&mut client, selector).await;
     assert_eq!(status.code(), Code::PermissionDenied);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_just_exited_does_not_refuse_the_others() {
+    let rig = Rig::new(Options::default());
+    for pid in [7, 8] {
+        rig.processes.start_as(pid, u64::from(pid), "db", 1);
+    }
+    let mut client = rig.client();
+    watch(&mut client, 8).await;
+    // It is found, and has exited when the watch is made.
+    rig.kernel.exit(8);
+    let watch = wish(&mut client, name("db")).await.unwrap();
+    assert_eq!(pids(&watch), [7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_tells_the_cgroup_of_its_processes() {
+    let rig = Rig::new(Options::default());
+    rig.processes.start_as(7, 1, "db", 1);
+    rig.processes.move_to(7, "/system.slice/db.service");
+    let watch = wish(&mut rig.client(), name("db")).await.unwrap();
+    assert_eq!(watch.processes[0].cgroup, "/system.slice/db.service");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_hooks_nothing_waits_in_vain() {
+    let kernel = RefusingKernel::new(KernelInfo::default(), |_| {
+        AllowError::NotAttached("no hooks".to_owned())
+    });
+    let table = FakeKernel::new(1);
+    let rig = Rig::on(
+        Box::new(kernel),
+        table,
+        Options::default(),
+        Listeners::new(),
+    );
+    let waiting = v1::WatchRequest {
+        wait: true,
+        ..name("db")
+    };
+    let status = wish(&mut rig.client(), waiting).await.unwrap_err();
+    assert_refused(
+        &status,
+        Code::FailedPrecondition,
+        "PROBES_NOT_ATTACHED",
+        &[],
+    );
+}

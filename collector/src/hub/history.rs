@@ -1,0 +1,136 @@
+//! The last ticks, for those who come late or come back.
+//!
+//! Takes each tick's message, encoded, and keeps it until it is too old or there
+//! are too many bytes. Produces the tick after a given one. Parts of processes are
+//! not kept.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::prepared::Prepared;
+
+/// A tick that is kept.
+struct Kept {
+    sequence: u64,
+    time: SystemTime,
+    /// On the monotonic clock, which no step of the wall clock makes older.
+    kept_at: Instant,
+    message: Prepared,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.message.0.len() + size_of::<Self>()
+    }
+}
+
+/// See the module.
+pub(super) struct History {
+    ticks: VecDeque<Kept>,
+    bytes: usize,
+    max_bytes: usize,
+    max_age: Duration,
+}
+
+impl History {
+    pub(super) fn new(max_age: Duration, max_bytes: usize) -> Self {
+        Self {
+            ticks: VecDeque::new(),
+            bytes: 0,
+            max_bytes,
+            max_age,
+        }
+    }
+
+    pub(super) fn push(&mut self, sequence: u64, time: SystemTime, message: Prepared) {
+        let kept = Kept {
+            sequence,
+            time,
+            kept_at: Instant::now(),
+            message,
+        };
+        let now = kept.kept_at;
+        self.bytes += kept.bytes();
+        self.ticks.push_back(kept);
+        while let Some(oldest) = self.ticks.front()
+            && (self.bytes > self.max_bytes || now - oldest.kept_at > self.max_age)
+        {
+            self.bytes -= oldest.bytes();
+            self.ticks.pop_front();
+        }
+    }
+
+    /// The tick after the one with this sequence, if it is kept.
+    pub(super) fn after(&self, sequence: u64) -> Option<(u64, Prepared)> {
+        let oldest = self.oldest()?;
+        let index = (sequence + 1).checked_sub(oldest)?;
+        let kept = self.ticks.get(usize::try_from(index).ok()?)?;
+        Some((kept.sequence, kept.message.clone()))
+    }
+
+    /// The sequence before the first tick that was read at this time or later.
+    pub(super) fn before_time(&self, time: SystemTime) -> Option<u64> {
+        let first = self.ticks.iter().find(|kept| kept.time >= time);
+        first.map(|kept| kept.sequence - 1)
+    }
+
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.ticks.front().map(|kept| kept.sequence)
+    }
+
+    /// Ticks, and the bytes that they take.
+    pub(super) fn size(&self) -> (u32, u64) {
+        let ticks = u32::try_from(self.ticks.len()).unwrap_or(u32::MAX);
+        (ticks, self.bytes as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(bytes: usize) -> Prepared {
+        Prepared(vec![0; bytes].into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_old_or_too_much_goes() {
+        let mut history = History::new(Duration::from_secs(10), 10_000);
+        for sequence in 1..=30 {
+            history.push(sequence, SystemTime::now(), message(10));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(history.oldest(), Some(20));
+        history.push(31, SystemTime::now(), message(9_500));
+        let (_, bytes) = history.size();
+        assert!(bytes <= 10_000, "{bytes}");
+        assert!(history.oldest() > Some(25));
+        // One that is larger than all the room is not kept either.
+        history.push(32, SystemTime::now(), message(10_001));
+        assert_eq!((history.oldest(), history.size()), (None, (0, 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tick_is_found_by_the_one_before_and_by_time() {
+        let mut history = History::new(Duration::from_secs(60), 10_000);
+        let start = SystemTime::UNIX_EPOCH;
+        for sequence in 5..=8 {
+            let time = start + Duration::from_secs(sequence);
+            history.push(sequence, time, message(1));
+        }
+        let after = |sequence| history.after(sequence).map(|(sequence, _)| sequence);
+        assert_eq!(after(3), None);
+        assert_eq!(after(4), Some(5));
+        assert_eq!(after(7), Some(8));
+        assert_eq!(after(8), None);
+        let before = |seconds| history.before_time(start + Duration::from_secs(seconds));
+        assert_eq!(before(0), Some(4));
+        assert_eq!(before(7), Some(6));
+        assert_eq!(before(9), None);
+    }
+}

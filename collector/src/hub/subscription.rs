@@ -1,0 +1,140 @@
+//! The messages for one subscriber.
+//!
+//! First, if it asked for them, ticks of the history; then each tick as it comes,
+//! with at most one waiting. Dropping it ends the subscription.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use netio::v1;
+use prost::Message as _;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_stream::{Stream, wrappers::WatchStream};
+
+use super::{
+    Traffic,
+    filter::{Filter, is_news},
+    history::History,
+    prepared::Prepared,
+    tick::Tick,
+};
+
+/// Where a subscription takes ticks of the past from.
+pub(super) struct Replay {
+    pub(super) history: Arc<Mutex<History>>,
+    /// Whether the next tick is taken from there; if not, it is awaited.
+    pub(super) is_behind: bool,
+    /// The watches' states, as far as they were told.
+    pub(super) states: HashMap<String, i32>,
+}
+
+/// See the module.
+pub(crate) struct Subscription {
+    pub(super) ticks: WatchStream<Option<Arc<Tick>>>,
+    pub(super) filter: Arc<Filter>,
+    pub(super) is_first: bool,
+    /// The tick delivered last; at first, the newest when this began.
+    pub(super) last_sequence: u64,
+    pub(super) replay: Option<Replay>,
+    /// What keeps parts of processes coming.
+    pub(super) _per_process: Option<Arc<()>>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl Stream for Subscription {
+    type Item = Prepared;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Prepared>> {
+        loop {
+            if let Some(message) = self.replayed() {
+                return Poll::Ready(Some(self.sent(message)));
+            }
+            // The place is empty only before the first tick, and that is no change.
+            let newest = ready!(Pin::new(&mut self.ticks).poll_next(cx));
+            let Some(tick) = newest.flatten() else {
+                return Poll::Ready(None);
+            };
+            // What was replayed already comes no second time.
+            if tick.message.sequence <= self.last_sequence {
+                continue;
+            }
+            if self.falls_behind(&tick) {
+                continue;
+            }
+            let message = self.delivered(&tick);
+            return Poll::Ready(Some(self.sent(message)));
+        }
+    }
+}
+
+impl Subscription {
+    /// The next tick of the history, if the subscriber is behind.
+    fn replayed(&mut self) -> Option<Prepared> {
+        let replay = self.replay.as_mut().filter(|replay| replay.is_behind)?;
+        let next = {
+            let history = replay.history.lock();
+            let history = history.unwrap_or_else(PoisonError::into_inner);
+            history.after(self.last_sequence)
+        };
+        let Some((sequence, message)) = next else {
+            replay.is_behind = false;
+            return None;
+        };
+        self.last_sequence = sequence;
+        self.is_first = false;
+        if *self.filter == Filter::default() {
+            return Some(message);
+        }
+        // Our own encoding, so it can be read.
+        let message = v1::SubscribeResponse::decode(message.0).ok()?;
+        let states = &mut replay.states;
+        let only_changed = self.filter.only_changed;
+        let samples = message.samples.iter().filter(|sample| {
+            let before = states.insert(sample.watch_id.clone(), sample.state);
+            !only_changed || is_news(sample, before)
+        });
+        Some(self.filter.encode(&message, samples))
+    }
+
+    /// Whether ticks before this one are missing and can be had from the history.
+    fn falls_behind(&mut self, tick: &Tick) -> bool {
+        let last = self.last_sequence;
+        let Some(replay) = &mut self.replay else {
+            return false;
+        };
+        let history = replay.history.lock();
+        let history = history.unwrap_or_else(PoisonError::into_inner);
+        replay.is_behind = tick.before() > last && history.after(last).is_some();
+        replay.is_behind
+    }
+
+    fn delivered(&mut self, tick: &Tick) -> Prepared {
+        let after = self.last_sequence;
+        self.last_sequence = tick.message.sequence;
+        if self.is_first {
+            self.is_first = false;
+            return tick.prepared(&self.filter, true);
+        }
+        let skipped = tick.before().saturating_sub(after);
+        // News of the skipped ticks is news.
+        let message = tick.prepared(&self.filter, skipped > 0);
+        if skipped == 0 {
+            return message;
+        }
+        self.traffic.skipped.fetch_add(skipped, Ordering::Relaxed);
+        message.with(skipped, &tick.late(&self.filter, after))
+    }
+
+    fn sent(&self, message: Prepared) -> Prepared {
+        let bytes = message.0.len() as u64;
+        self.traffic.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.traffic.messages.fetch_add(1, Ordering::Relaxed);
+        message
+    }
+}
