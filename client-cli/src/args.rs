@@ -3,13 +3,26 @@
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use jiff::Timestamp;
 use netio_collector::{Options, probe::HookChoice};
 
-use crate::{embedded::Settings, endpoint::Endpoint, target, wanted::Wanted};
+use crate::{
+    embedded::Settings,
+    endpoint::Endpoint,
+    target,
+    ticks::Shape,
+    wanted::Wanted,
+    watch::{Existing, Subject},
+};
 
 mod selectors;
+mod since;
 
 use selectors::{OneSelector, Selectors};
+use since::Since;
+
+/// Over so long the collector sums up at most.
+const LONGEST_SUM: Duration = Duration::from_hours(1);
 
 const OVERVIEW: &str = "\
 Examples:
@@ -33,6 +46,9 @@ Examples:
   netio-client watch --container 0123456789ab --port 3306 --detach
   netio-client watch --pid 4242 --output json | jq .sent_bytes
   netio-client watch --pid 4242 --endpoint tcp://127.0.0.1:7070
+  netio-client watch --port 3306 --since 5m
+  netio-client watch --watch-id w-7 --since 2026-03-01T12:00:00Z
+  netio-client watch --port 3306 --every 10s --only-changed
 
 Selectors can be repeated and combined: each makes a watch of its own, which
 counts the sum of its processes. All but --pid are rules: a process that comes to
@@ -41,7 +57,8 @@ runs the watch waits.
 
 Units: B, KiB = 1024 B, MiB = 1024 KiB, ...; exact bytes below 10,000. Rates are
 divided by the measured interval, in the first line of a watch by the part of it
-since the watch began; interval_s in JSON is always the whole interval. PROCS is
+since the watch began; interval_s in JSON is always the whole interval, with
+--every the sum of those of its ticks. PROCS is
 the number of processes that ran in the interval. Counted are the bytes that send
 calls accepted and receive calls delivered, so without protocol headers or
 retransmissions.
@@ -51,7 +68,14 @@ have exited, after --count ticks, by Ctrl-C, and when nobody reads its output an
 more. It ends its watches before it leaves. Where it cannot, because it is killed
 or the connection is lost, they end by themselves within 10 s; only those made
 with --detach stay, seen by netio-client list, until netio-client unwatch ends
-them, their process exits (--pid) or the collector stops.";
+them, their process exits (--pid) or the collector stops.
+
+A lost connection is tried again for 60 s, and the ticks that came meanwhile are
+shown, as far as the collector's history goes; with --every they are told as
+missing. Watches that ended meanwhile are made anew, and their totals begin anew.
+
+The history of a watch goes back to when the watch was made, and no further than
+netio-client info shows. --since and --watch-id end no watches.";
 
 /// Shows, second by second, how many bytes processes send and receive over TCP.
 #[derive(Debug, Parser)]
@@ -125,14 +149,35 @@ pub(crate) struct Watch {
     no_follow_children: bool,
     /// Also show a line for each process that moves bytes.
     #[arg(long)]
-    pub(crate) per_process: bool,
+    per_process: bool,
+    /// Show first what the collector's history holds of watches that exist
+    /// already, then go on: a duration, such as 5m, or a time, such as
+    /// 2026-03-01T12:00:00Z.
+    ///
+    /// With a selector: of all watches with the same selector, whoever made them;
+    /// none is made. With --watch-id: of these, also of those that have ended.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        conflicts_with_all = ["wait", "follow_children", "no_follow_children", "hooks", "interval"]
+    )]
+    since: Option<Since>,
+    /// Show sums over this time instead of each tick: a whole multiple of the
+    /// collector's interval, at most 1h.
+    #[arg(long, value_name = "DURATION", value_parser = every, conflicts_with = "since")]
+    every: Option<Duration>,
+    /// Leave out watches that moved no byte and stand as before.
+    #[arg(long)]
+    only_changed: bool,
     /// Make watches that go on without this command, print them, and end.
     ///
     /// They count until netio-client unwatch ends them, the process of a --pid
     /// exits, or the collector stops. Not with a collector within this command.
-    #[arg(long, conflicts_with_all = ["count", "per_process", "hooks", "interval"])]
+    #[arg(long, conflicts_with_all = [
+        "count", "per_process", "hooks", "interval", "since", "every", "only_changed"
+    ])]
     pub(crate) detach: bool,
-    /// End after this many ticks.
+    /// End after this many ticks that have something to show.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     #[command(flatten)]
@@ -154,8 +199,34 @@ impl Watch {
         Wanted::new(self.selectors.targets(follow_children), self.wait)
     }
 
+    /// What is to be shown.
+    pub(crate) fn subject(&self) -> Subject {
+        let watch_ids = self.selectors.watch_ids();
+        if self.since.is_none() && watch_ids.is_empty() {
+            return Subject::Made(self.wanted());
+        }
+        Subject::Existing(Existing {
+            watch_ids,
+            targets: self.selectors.targets(None),
+            since: self.since.map(|since| since.time(Timestamp::now())),
+        })
+    }
+
+    /// What of it.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            per_process: self.per_process,
+            interval: self.every,
+            only_changed: self.only_changed,
+        }
+    }
+
     /// What the definition of the options cannot say.
     fn check(&self) -> Result<(), &'static str> {
+        let now = Timestamp::now();
+        if self.since.is_some_and(|since| since.time(now) > now) {
+            return Err("--since is a time to come: the history holds what was");
+        }
         let targets = self.selectors.targets(None);
         if self.wait && !targets.iter().any(target::is_rule) {
             return Err(
@@ -268,9 +339,17 @@ impl Embed {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
+    duration(text, Options::MIN_INTERVAL, Options::MAX_INTERVAL)
+}
+
+/// Sums may be over longer than the collector's longest interval.
+fn every(text: &str) -> Result<Duration, String> {
+    duration(text, Options::MIN_INTERVAL, LONGEST_SUM)
+}
+
+fn duration(text: &str, shortest: Duration, longest: Duration) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a number and a unit, such as 500ms or 2s"))?;
-    let (shortest, longest) = (Options::MIN_INTERVAL, Options::MAX_INTERVAL);
     if (shortest..=longest).contains(&interval) {
         Ok(interval)
     } else {

@@ -10,7 +10,7 @@ use netio::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{endpoint::Endpoint, shell, target, text};
+use crate::{endpoint::Endpoint, model::Point, shell, target, text};
 
 mod next;
 
@@ -33,12 +33,16 @@ impl fmt::Display for Origin {
 }
 
 /// Why a command could not do what it was asked to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     what: String,
     next: String,
     /// The reason that the collector gave, if it spoke.
     reason: Option<String>,
+    /// Whether nobody answered or the collector stops, so that it may pass.
+    is_lost: bool,
+    /// The oldest tick in the history, where it was asked for one that is gone.
+    oldest: Option<Point>,
 }
 
 impl Failure {
@@ -48,6 +52,8 @@ impl Failure {
             what: what.into(),
             next: next.into(),
             reason: None,
+            is_lost: false,
+            oldest: None,
         }
     }
 
@@ -59,12 +65,17 @@ impl Failure {
             Some(reason) => Self {
                 what: format!("cannot {doing}: {message} ({reason})"),
                 next: next::for_reason(&reason, origin),
+                is_lost: reason == next::SHUTTING_DOWN,
+                oldest: oldest(status, &reason),
                 reason: Some(reason),
             },
-            None => Self::new(
-                format!("cannot {doing}: {message}"),
-                next::for_code(status.code(), origin),
-            ),
+            None => Self {
+                is_lost: is_lost(status),
+                ..Self::new(
+                    format!("cannot {doing}: {message}"),
+                    next::for_code(status.code(), origin),
+                )
+            },
         }
     }
 
@@ -82,14 +93,66 @@ impl Failure {
     pub(crate) fn of_stream(status: &Status, origin: &Origin) -> Self {
         match reason(status) {
             Some(_) => Self::of_call("receive samples any longer", status, origin),
-            None => Self::new(
-                format!(
-                    "the connection to the collector {origin} was lost: {}",
-                    text::message(status.message())
-                ),
-                next::for_code(Code::Unavailable, origin),
-            ),
+            None => Self {
+                is_lost: is_lost(status),
+                ..Self::new(
+                    format!(
+                        "the connection to the collector {origin} was lost: {}",
+                        text::message(status.message())
+                    ),
+                    next::for_code(Code::Unavailable, origin),
+                )
+            },
         }
+    }
+
+    /// A stream of ticks that ended without a word.
+    pub(crate) fn of_end(origin: &Origin) -> Self {
+        Self {
+            is_lost: true,
+            ..Self::new(
+                format!("the collector {origin} ended the stream"),
+                "repeat the command",
+            )
+        }
+    }
+
+    /// Another run of the collector answers than the one that was spoken to.
+    pub(crate) fn of_restart(origin: &Origin) -> Self {
+        Self {
+            is_lost: true,
+            ..Self::new(
+                format!("the collector {origin} was restarted"),
+                "repeat the command",
+            )
+        }
+    }
+
+    /// Whether it may pass by itself: nobody answered, or the collector stops.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Whether nothing matched what was to be watched.
+    pub(crate) fn is_no_match(&self) -> bool {
+        self.has_reason(next::PROCESS_NOT_FOUND)
+    }
+
+    /// The oldest tick in the history, where it was asked for one that is gone.
+    pub(crate) fn oldest(&self) -> Option<Point> {
+        self.oldest
+    }
+
+    /// What failed and why, without what to do.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The same after it did not pass for so long.
+    pub(crate) fn in_vain(mut self, limit: Duration) -> Self {
+        let limit = humantime::format_duration(limit);
+        let _ = write!(self.what, "; trying again for {limit} was in vain");
+        self
     }
 
     /// A collector that could attach no hooks.
@@ -155,6 +218,25 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Whether the way to the collector is what failed: an error that arose on this
+/// side of it, or the word of something in between.
+fn is_lost(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Unknown
+        )
+}
+
+fn oldest(status: &Status, reason: &str) -> Option<Point> {
+    let info = status.get_details_error_info()?;
+    let number = |key| info.metadata.get(key)?.parse().ok();
+    (reason == next::HISTORY_GONE).then_some(Point {
+        generation: number("generation")?,
+        sequence: number("oldest_sequence")?,
+    })
+}
+
 /// The reason that a collector gave, if it was one that spoke.
 fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
@@ -190,6 +272,36 @@ mod tests {
     fn a_reason_of_another_domain_is_not_ours() {
         let shown = Failure::of_call("watch pid 7", &refused("proxy"), &remote()).to_string();
         assert!(!shown.contains("PROCESS_NOT_FOUND"), "{shown}");
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_does_not() {
+        assert!(lost().is_lost() && stops().is_lost());
+        assert!(Failure::of_end(&remote()).is_lost());
+        let call = |status: Status| Failure::of_call("list watches", &status, &remote());
+        assert!(call(Status::unavailable("nobody")).is_lost());
+        assert!(!call(refused("netio")).is_lost());
+        assert!(!call(Status::unimplemented("what?")).is_lost());
+        // Such as a message that is too large, which the next one is as well.
+        let too_large = Status::out_of_range("too large");
+        assert!(!Failure::of_stream(&too_large, &remote()).is_lost());
+    }
+
+    #[test]
+    fn the_oldest_tick_is_told_where_the_history_does_not_reach() {
+        let refused = |reason: &str| {
+            let oldest = [("generation", "7"), ("oldest_sequence", "300")];
+            let metadata = oldest.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let details = ErrorDetails::with_error_info(reason, "netio", metadata);
+            let status = Status::with_error_details(Code::OutOfRange, "gone", details);
+            Failure::of_call("subscribe", &status, &remote()).oldest()
+        };
+        let oldest = Point {
+            generation: 7,
+            sequence: 300,
+        };
+        assert_eq!(refused("HISTORY_GONE"), Some(oldest));
+        assert_eq!(refused("SINCE_INVALID"), None);
     }
 
     #[test]

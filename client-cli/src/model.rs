@@ -13,11 +13,26 @@ use crate::{process::Process, text};
 /// per second.
 const SHORTEST_COUNTED: Duration = Duration::from_millis(10);
 
-/// One tick and the samples in it.
+/// Names a tick: sequences begin anew with each run of the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Point {
+    /// Which run of the collector.
+    pub(crate) generation: u64,
+    /// Which of its ticks.
+    pub(crate) sequence: u64,
+}
+
+/// One tick, or several summed up, and the samples in it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tick {
-    /// Counts ticks of the collector.
+    /// Which run of the collector it is of.
+    pub(crate) generation: u64,
+    /// Counts ticks of the collector; of several the last.
     pub(crate) sequence: u64,
+    /// How many ticks are summed up; not zero.
+    pub(crate) ticks: u32,
+    /// Whether watches that were idle may be missing in it.
+    pub(crate) omits_idle: bool,
     /// When the counters were read.
     pub(crate) time: Timestamp,
     /// The measured time since the reading before; not zero.
@@ -100,6 +115,11 @@ impl From<v1::ProcessState> for State {
 }
 
 impl Sample {
+    /// Whether no byte moved.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sent.is_idle() && self.received.is_idle()
+    }
+
     /// Its process, where there is one to be shown: none while it waits.
     pub(crate) fn shown_process(&self) -> Option<&Process> {
         self.process
@@ -109,6 +129,25 @@ impl Sample {
 }
 
 impl Tick {
+    /// Its name.
+    pub(crate) fn point(&self) -> Point {
+        Point {
+            generation: self.generation,
+            sequence: self.sequence,
+        }
+    }
+
+    /// The sequence of the first tick in it.
+    pub(crate) fn first(&self) -> u64 {
+        self.sequence
+            .saturating_sub(u64::from(self.ticks).saturating_sub(1))
+    }
+
+    /// When its interval began, where that is a time.
+    pub(crate) fn begin(&self) -> Option<Timestamp> {
+        self.time.checked_sub(self.interval).ok()
+    }
+
     /// For how long the processes of `sample` were counted in this tick: not all
     /// of it where counting began within. Never zero, and no more than the
     /// interval.
@@ -149,7 +188,10 @@ impl TryFrom<v1::SubscribeResponse> for Tick {
     fn try_from(tick: v1::SubscribeResponse) -> Result<Self, &'static str> {
         let interval = tick.interval.and_then(|it| Duration::try_from(it).ok());
         Ok(Self {
+            generation: tick.instance.map_or(0, |it| it.generation),
             sequence: tick.sequence,
+            ticks: tick.ticks.max(1),
+            omits_idle: false,
             time: tick
                 .time
                 .and_then(timestamp)

@@ -134,20 +134,15 @@ impl Rpc {
             .ok_or_else(|| Failure::of_answer("no information", &self.origin))
     }
 
-    /// Opens a stream of ticks with the samples of these watches (none: all), and
-    /// of each of their processes if that is wanted.
+    /// Opens a stream of ticks.
     pub(crate) async fn subscribe(
         &self,
-        watch_ids: Vec<String>,
-        per_process: bool,
+        request: v1::SubscribeRequest,
     ) -> Result<Streaming<v1::SubscribeResponse>, Failure> {
         let mut client = self.client.clone();
-        self.bounded(client.subscribe(v1::SubscribeRequest {
-            watch_ids,
-            per_process,
-        }))
-        .await
-        .map_err(|status| self.failure("subscribe", &status))
+        self.bounded(client.subscribe(request))
+            .await
+            .map_err(|status| self.failure("subscribe", &status))
     }
 
     fn failure(&self, doing: &str, status: &Status) -> Failure {

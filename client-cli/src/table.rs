@@ -125,8 +125,7 @@ impl Table {
             return true;
         }
         let has_begun = self.waiting.insert(sample.watch_id.clone());
-        let is_idle = sample.sent.is_idle() && sample.received.is_idle();
-        has_begun || !is_idle || !self.on_terminal
+        has_begun || !sample.is_idle() || !self.on_terminal
     }
 }
 

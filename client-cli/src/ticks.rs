@@ -7,29 +7,94 @@
 //! everything, and then changed for one of the watches wanted, which is what
 //! holds their leases. A stream knows nothing of the ticks before it was opened,
 //! so the wide one is read until the narrow one continues it without a gap.
+//!
+//! A stream that broke off is resumed where the collector's history still has
+//! what follows; where it has not, the tick after the gap tells how many are
+//! missing. A message may sum up several ticks: what counts is then where its
+//! first tick follows.
 
-use netio::v1;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use netio::v1::{self, subscribe_request};
 use tonic::Streaming;
 
 use crate::{
     failure::{Failure, Origin},
-    model::Tick,
+    model::{Point, Tick},
     rpc::Rpc,
 };
+
+/// How often the oldest tick of the history may be gone by the time that it is
+/// asked for.
+const HISTORY_TRIES: usize = 3;
+
+/// What a stream is to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Also each process's part.
+    pub(crate) per_process: bool,
+    /// Sums over so long; none: every tick.
+    pub(crate) interval: Option<Duration>,
+    /// Not the watches that were idle.
+    pub(crate) only_changed: bool,
+}
+
+/// Where a stream is to begin, if not with the next tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// After this tick.
+    After(Point),
+    /// With the first that was read at this time, not before 1970, or later.
+    Time(Timestamp),
+}
+
+impl Shape {
+    fn request(self, watch_ids: Vec<String>, since: Option<Since>) -> v1::SubscribeRequest {
+        v1::SubscribeRequest {
+            watch_ids,
+            per_process: self.per_process,
+            // Only one of centuries would not fit.
+            interval: self
+                .interval
+                .and_then(|it| prost_types::Duration::try_from(it).ok()),
+            only_changed: self.only_changed,
+            since: since.map(subscribe_request::Since::from),
+        }
+    }
+}
+
+impl From<Since> for subscribe_request::Since {
+    fn from(since: Since) -> Self {
+        match since {
+            Since::After(Point {
+                generation,
+                sequence,
+            }) => Self::After(v1::TickPoint {
+                generation,
+                sequence,
+            }),
+            Since::Time(time) => Self::Time(prost_types::Timestamp {
+                seconds: time.as_second(),
+                nanos: time.subsec_nanosecond(),
+            }),
+        }
+    }
+}
 
 /// An open subscription.
 #[derive(Debug)]
 pub(crate) struct Ticks {
     stream: Streaming<v1::SubscribeResponse>,
     origin: Origin,
-    /// The sequence of the tick before; none before the first.
-    last: Option<u64>,
+    shape: Shape,
+    /// The tick before; none before the first.
+    last: Option<Point>,
     /// The stream that is to follow, beside the wide one until it can.
     narrow: Option<Narrow>,
     /// What was last asked for instead of everything; and whether it was given.
     asked: Vec<String>,
     is_narrow: bool,
-    per_process: bool,
 }
 
 #[derive(Debug)]
@@ -41,9 +106,9 @@ struct Narrow {
 
 impl Narrow {
     /// Whether nothing lies between the tick before and its first.
-    fn continues(&self, last: Option<u64>) -> bool {
+    fn continues(&self, last: Option<Point>) -> bool {
         match (last, &self.first) {
-            (Some(last), Some(first)) => gap(last, first.sequence) == 0,
+            (Some(last), Some(first)) => gap(last.sequence, first.first()) == 0,
             _ => false,
         }
     }
@@ -51,15 +116,90 @@ impl Narrow {
 
 impl Ticks {
     /// Subscribes to every watch of the collector.
-    pub(crate) async fn of_everything(rpc: &Rpc, per_process: bool) -> Result<Self, Failure> {
+    pub(crate) async fn of_everything(rpc: &Rpc, shape: Shape) -> Result<Self, Failure> {
+        Self::open(rpc, shape, Vec::new(), None).await
+    }
+
+    /// Subscribes to these watches, or, if none is named, to all.
+    pub(crate) async fn open(
+        rpc: &Rpc,
+        shape: Shape,
+        watch_ids: Vec<String>,
+        since: Option<Since>,
+    ) -> Result<Self, Failure> {
+        let request = shape.request(watch_ids.clone(), since);
         Ok(Self {
-            stream: rpc.subscribe(Vec::new(), per_process).await?,
+            stream: rpc.subscribe(request).await?,
             origin: rpc.origin().clone(),
+            shape,
             last: None,
             narrow: None,
-            asked: Vec::new(),
-            is_narrow: false,
-            per_process,
+            is_narrow: !watch_ids.is_empty(),
+            asked: watch_ids,
+        })
+    }
+
+    /// The tick before; none before the first.
+    pub(crate) fn last(&self) -> Option<Point> {
+        self.last
+    }
+
+    /// Begins anew with the next tick, whatever it is. What there was is of
+    /// another run of the collector if it `is_restarted`, and else the next tick
+    /// tells how many are missing.
+    pub(crate) async fn begin_anew(
+        &mut self,
+        rpc: &Rpc,
+        shape: Shape,
+        is_restarted: bool,
+    ) -> Result<(), Failure> {
+        let opened = Self::of_everything(rpc, shape).await?;
+        let last = self.last.filter(|_| !is_restarted);
+        *self = Self { last, ..opened };
+        Ok(())
+    }
+
+    /// Goes on from `since` with a stream of these watches; of everything where
+    /// one of the watches wanted was refused before. Where the history does not
+    /// reach so far, goes on with the oldest tick that it has.
+    pub(crate) async fn resume(
+        &mut self,
+        rpc: &Rpc,
+        watch_ids: Vec<String>,
+        shape: Shape,
+        mut since: Since,
+    ) -> Result<(), Failure> {
+        let watch_ids = if self.is_narrow {
+            watch_ids
+        } else {
+            Vec::new()
+        };
+        let mut opened = Self::open(rpc, shape, watch_ids.clone(), Some(since)).await;
+        for _ in 1..HISTORY_TRIES {
+            let Err(failure) = opened else { break };
+            since = Since::After(self.before_oldest(failure)?);
+            opened = Self::open(rpc, shape, watch_ids.clone(), Some(since)).await;
+        }
+        let last = self.last;
+        *self = Self { last, ..opened? };
+        Ok(())
+    }
+
+    /// What comes before the oldest tick of the history, if the failure is that
+    /// an older one was asked for.
+    fn before_oldest(&self, failure: Failure) -> Result<Point, Failure> {
+        let Some(oldest) = failure.oldest() else {
+            return Err(failure);
+        };
+        if self
+            .last
+            .is_some_and(|last| last.generation != oldest.generation)
+        {
+            return Err(Failure::of_restart(&self.origin));
+        }
+        Ok(Point {
+            sequence: oldest.sequence.saturating_sub(1),
+            ..oldest
         })
     }
 
@@ -74,7 +214,7 @@ impl Ticks {
             return self.is_narrow;
         }
         self.asked.clone_from(&watch_ids);
-        if let Ok(stream) = rpc.subscribe(watch_ids, self.per_process).await {
+        if let Ok(stream) = rpc.subscribe(self.shape.request(watch_ids, None)).await {
             self.is_narrow = true;
             self.narrow = Some(Narrow {
                 stream,
@@ -91,12 +231,16 @@ impl Ticks {
             // In the first message there is nothing to compare with, and a
             // stream counts only its own skips, not those between two streams.
             if let Some(last) = self.last {
-                if tick.sequence <= last {
+                if tick.generation != last.generation {
+                    return Err(Failure::of_restart(&self.origin));
+                }
+                if tick.sequence <= last.sequence {
                     continue;
                 }
-                tick.skipped_ticks = gap(last, tick.sequence);
+                tick.skipped_ticks = gap(last.sequence, tick.first());
             }
-            self.last = Some(tick.sequence);
+            self.last = Some(tick.point());
+            tick.omits_idle = self.shape.only_changed;
             return Ok(tick);
         }
     }
@@ -130,12 +274,7 @@ async fn read(
         .message()
         .await
         .map_err(|status| Failure::of_stream(&status, origin))?
-        .ok_or_else(|| {
-            Failure::new(
-                format!("the collector {origin} ended the stream"),
-                "repeat the command",
-            )
-        })?;
+        .ok_or_else(|| Failure::of_end(origin))?;
     Tick::try_from(message).map_err(|broken| Failure::of_answer(broken, origin))
 }
 

@@ -46,6 +46,16 @@ impl Wanted {
     }
 }
 
+/// What to ask for when a watch that there was is to be made anew: that nothing
+/// matches a rule at the moment is no reason not to.
+pub(crate) fn anew(target: &v1::Target, life: Life) -> v1::WatchRequest {
+    v1::WatchRequest {
+        wait: target::is_rule(target),
+        target: Some(target.clone()),
+        life: Some(life),
+    }
+}
+
 /// A life that ends unless it is renewed within `ttl`.
 pub(crate) fn lease(ttl: Duration) -> Life {
     // Only one of centuries would not fit.

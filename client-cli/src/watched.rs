@@ -1,10 +1,14 @@
-//! The watches of this client and how each stands, as a pure state machine:
-//! takes ticks, produces the part of each that is to be shown.
+//! The watches that this client shows and how each stands, as a pure state
+//! machine: takes ticks, produces the part of each that is to be shown.
 //!
 //! Promises: samples come in the order in which their targets were named, none
 //! after a watch ended, and a watch that ended otherwise than with its processes
-//! is noticed rather than waited for. Holds one entry per watch made, so no more
-//! than the collector allows.
+//! is noticed rather than waited for. Holds one entry per watch made or named,
+//! so no more than the collector allows.
+//!
+//! Where ticks leave out what was idle, that a watch is missing proves nothing;
+//! whether it is there still, the collector's list tells. [`outage`] is about
+//! watches that did not outlive a time without connection.
 
 use std::collections::HashMap;
 
@@ -14,13 +18,17 @@ use netio::v1;
 use crate::{
     model::{Sample, State, Tick, timestamp},
     process::Process,
-    target,
+    target, text,
 };
 
-/// The watches that this client made.
+mod outage;
+
+/// The watches that this client shows.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     entries: Vec<Entry>,
+    /// Whether a watch that is idle and stands as before is left out.
+    only_changed: bool,
 }
 
 #[derive(Debug)]
@@ -29,14 +37,41 @@ struct Entry {
     /// What it is for, in words.
     target: String,
     is_rule: bool,
+    /// How it came to be shown.
+    source: Source,
     /// When counting began, by the collector's clock.
     create_time: Option<Timestamp>,
     phase: Phase,
+    /// Whether it was missing in the collector's list.
+    is_missing: bool,
+    /// How it was when it was last shown.
+    shown: Option<State>,
     /// The process that was last seen to be the oldest.
     oldest: Option<Process>,
     /// Whether no other process ran beside it when it was seen last, so that one
     /// that is the oldest now must have come since.
     was_alone: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// This client made it, for this target.
+    Made(v1::Target, Life),
+    /// It was there.
+    Found,
+    /// The collector has it no longer. Its history may, in this tick or before.
+    Past(u64),
+}
+
+/// Whether the collector still has a watch that this client made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// As far as is known.
+    Goes,
+    /// It has not, but ticks of the history may tell more of it.
+    Ended,
+    /// It has not, and the ticks have told all: it is to be made anew.
+    ToBeMade,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,29 +91,77 @@ pub(crate) struct Update {
     pub(crate) tick: Tick,
     /// Targets whose watch is gone though their processes were not seen to exit.
     pub(crate) lost: Vec<String>,
+    /// Ids that neither the collector nor its history knows.
+    pub(crate) unknown: Vec<String>,
     /// Processes that took the place of those that a rule had before.
     pub(crate) anew: Vec<Process>,
 }
 
 impl Watched {
+    /// None yet. With `only_changed` a watch that is idle and stands as it did
+    /// when it was last shown is left out, whatever the ticks hold.
+    pub(crate) fn new(only_changed: bool) -> Self {
+        Self {
+            entries: Vec::new(),
+            only_changed,
+        }
+    }
+
     /// Adds a watch that the collector made for `target`.
     pub(crate) fn add(&mut self, target: &v1::Target, watch: &v1::Watch) {
+        let source = Source::Made(target.clone(), Life::Goes);
+        self.push(target, watch, source);
+    }
+
+    /// Adds a watch that was there, whoever made it.
+    pub(crate) fn add_found(&mut self, watch: &v1::Watch) {
+        let target = watch.target.clone().unwrap_or_default();
+        self.push(&target, watch, Source::Found);
+    }
+
+    /// Adds a watch that the collector has no longer; if its history does, then
+    /// in the tick of this sequence or before.
+    pub(crate) fn add_past(&mut self, watch_id: &str, sequence: u64) {
+        let watch = v1::Watch {
+            watch_id: watch_id.to_owned(),
+            ..v1::Watch::default()
+        };
+        self.push(&v1::Target::default(), &watch, Source::Past(sequence));
+    }
+
+    fn push(&mut self, target: &v1::Target, watch: &v1::Watch, source: Source) {
         self.entries.push(Entry {
             watch_id: watch.watch_id.clone(),
-            target: target::describe(target),
+            target: match source {
+                Source::Past(_) => format!("watch {}", text::line(&watch.watch_id)),
+                _ => target::describe(target),
+            },
             is_rule: target::is_rule(target),
+            source,
             create_time: watch.create_time.and_then(timestamp),
             phase: Phase::New,
+            is_missing: false,
+            shown: None,
             oldest: watch.processes.first().cloned().map(Process::from),
             was_alone: watch.process_count <= 1,
         });
     }
 
-    /// The ids of the watches that live, as far as is known.
+    /// The ids of the watches that ticks tell of, or will.
     pub(crate) fn live(&self) -> Vec<String> {
+        self.ids_of(|entry| !entry.has_life(Life::ToBeMade))
+    }
+
+    /// The ids of those among them that this client made, and that live as far
+    /// as is known.
+    pub(crate) fn own(&self) -> Vec<String> {
+        self.ids_of(|entry| entry.has_life(Life::Goes))
+    }
+
+    fn ids_of(&self, is_meant: impl Fn(&Entry) -> bool) -> Vec<String> {
         self.entries
             .iter()
-            .filter(|entry| entry.phase != Phase::Over)
+            .filter(|entry| entry.phase != Phase::Over && is_meant(entry))
             .map(|entry| entry.watch_id.clone())
             .collect()
     }
@@ -103,7 +186,7 @@ impl Watched {
             .drain(..)
             .map(|sample| (sample.watch_id.clone(), sample))
             .collect();
-        let (mut lost, mut anew) = (Vec::new(), Vec::new());
+        let (mut lost, mut unknown, mut anew) = (Vec::new(), Vec::new(), Vec::new());
         for entry in &mut self.entries {
             if entry.phase == Phase::Over {
                 continue;
@@ -118,16 +201,50 @@ impl Watched {
                     anew.extend(entry.successor(&sample));
                     sample.target.clone_from(&entry.target);
                     sample.begin = entry.create_time;
-                    tick.samples.push(sample);
+                    let is_as_before = sample.is_idle() && entry.shown == Some(sample.state);
+                    entry.shown = Some(sample.state);
+                    if !(self.only_changed && is_as_before) {
+                        tick.samples.push(sample);
+                    }
                 }
-                None if entry.must_be_in(&tick) => {
+                None if entry.is_unknown(&tick) => {
+                    entry.phase = Phase::Over;
+                    unknown.push(entry.watch_id.clone());
+                }
+                None if entry.must_be_in(&tick) && !entry.is_to_be_made() => {
                     entry.phase = Phase::Over;
                     lost.push(entry.target.clone());
                 }
                 None => {}
             }
         }
-        Update { tick, lost, anew }
+        Update {
+            tick,
+            lost,
+            unknown,
+            anew,
+        }
+    }
+
+    /// Compares with the collector's list of its watches; produces the targets of
+    /// those that are lost: missing in two lists, lest the ticks that tell of
+    /// their end are still under way.
+    pub(crate) fn compare(&mut self, list: &[v1::Watch]) -> Vec<String> {
+        let mut lost = Vec::new();
+        for entry in &mut self.entries {
+            let was_missing = entry.is_missing;
+            let is_listed = match entry.source {
+                Source::Made(_, Life::Goes) | Source::Found => entry.is_in(list),
+                // Here the ticks tell.
+                Source::Made(..) | Source::Past(_) => true,
+            };
+            entry.is_missing = entry.phase != Phase::Over && !is_listed;
+            if entry.is_missing && was_missing {
+                entry.phase = Phase::Over;
+                lost.push(entry.target.clone());
+            }
+        }
+        lost
     }
 }
 
@@ -135,12 +252,29 @@ impl Entry {
     /// Whether a tick without this watch proves that the watch is gone. One
     /// that was under way while the watch was made proves nothing.
     fn must_be_in(&self, tick: &Tick) -> bool {
-        self.phase == Phase::Sampled
-            || self.create_time.is_some_and(|create_time| {
-                tick.time
-                    .checked_sub(tick.interval)
-                    .is_ok_and(|begin| begin > create_time)
-            })
+        let is_after_creation = || {
+            self.create_time
+                .is_some_and(|create_time| tick.begin().is_some_and(|begin| begin > create_time))
+        };
+        !tick.omits_idle && (self.phase == Phase::Sampled || is_after_creation())
+    }
+
+    /// Whether the history has come to its end without this watch.
+    fn is_unknown(&self, tick: &Tick) -> bool {
+        match self.source {
+            Source::Past(until) => self.phase == Phase::New && tick.sequence >= until,
+            _ => false,
+        }
+    }
+
+    /// Whether the list has this very watch, and not one of another run of the
+    /// collector with the same id.
+    fn is_in(&self, list: &[v1::Watch]) -> bool {
+        let is_it = |watch: &v1::Watch| {
+            watch.watch_id == self.watch_id
+                && watch.create_time.and_then(timestamp) == self.create_time
+        };
+        list.iter().any(is_it)
     }
 
     /// The process that runs in the place of an earlier one, told once. Where
@@ -241,6 +375,23 @@ mod tests {
         watched.advance(tick(1, vec![sample("w-1", 7)]));
         let update = watched.advance(tick(2, vec![]));
         assert_eq!(update.lost, ["pid 7"]);
+        assert!(watched.all_over());
+    }
+
+    #[test]
+    fn a_tick_without_what_is_idle_proves_nothing_and_two_lists_do() {
+        let mut watched = pids(&[7]);
+        watched.advance(tick(1, vec![sample("w-1", 7)]));
+        let mut without = tick(2, vec![]);
+        without.omits_idle = true;
+        assert!(watched.advance(without).lost.is_empty());
+        // The same id in another run of the collector is another watch.
+        let another = v1::Watch {
+            watch_id: "w-1".to_owned(),
+            ..v1::Watch::default()
+        };
+        assert!(watched.compare(std::slice::from_ref(&another)).is_empty());
+        assert_eq!(watched.compare(&[another]), ["pid 7"]);
         assert!(watched.all_over());
     }
 

@@ -37,7 +37,7 @@ impl Collector {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("collector.sock");
-        let kernel = FakeKernel::new(64);
+        let kernel = FakeKernel::new(4096);
         let runtime = Runtime::new().unwrap();
         let options = Options {
             interval: INTERVAL,
@@ -160,7 +160,7 @@ fn a_reader_that_leaves_ends_it_well_and_its_watch_with_it() {
 }
 
 #[test]
-fn a_collector_that_goes_away_is_a_failure() {
+fn a_collector_that_goes_away_is_waited_for_until_the_user_leaves() {
     let collector = Collector::start();
     let idler = Running::idler();
     let line = format!("watch --pid {}", idler.pid());
@@ -168,12 +168,17 @@ fn a_collector_that_goes_away_is_a_failure() {
     until("it watches", || collector.watches() == 1);
     sleep(INTERVAL * 2);
     drop(collector);
-    assert_eq!(watching.code(), Some(1));
+    let mut said = BufReader::new(watching.0.stderr.take().unwrap());
     let mut words = String::new();
-    let mut stderr = watching.0.stderr.take().unwrap();
-    stderr.read_to_string(&mut words).unwrap();
-    assert_eq!(words.matches("what to do").count(), 1, "{words}");
-    assert!(words.contains("end by themselves within 10 s"), "{words}");
+    said.read_line(&mut words).unwrap();
+    assert!(words.contains("trying again for up to 1m"), "{words}");
+    sleep(INTERVAL * 10);
+    watching.signal(Signal::INT);
+    let asked = Instant::now();
+    assert_eq!(watching.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(1), "it exits at once");
+    said.read_to_string(&mut words).unwrap();
+    assert_eq!(words.matches("trying again").count(), 1, "{words}");
 }
 
 #[test]

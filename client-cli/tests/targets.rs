@@ -7,7 +7,11 @@
 
 mod support;
 
-use std::{fs::File, process::Command};
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _},
+    process::Command,
+};
 
 use netio::v1::{self, target::Selector, watch_request::Life};
 use serde_json::{Value, json};
@@ -25,15 +29,18 @@ struct Collector {
     script: Scripted,
     endpoint: String,
     // The runtime ends before the folder goes.
-    _runtime: Runtime,
-    _dir: TempDir,
+    runtime: Runtime,
+    dir: TempDir,
 }
 
 impl Collector {
     fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_as(Scripted::default(), tempfile::tempdir().unwrap())
+    }
+
+    fn start_as(script: Scripted, dir: TempDir) -> Self {
         let socket = dir.path().join("collector.sock");
-        let script = Scripted::default();
+        let _ = std::fs::remove_file(&socket);
         let runtime = Runtime::new().unwrap();
         let serving = {
             let _within = runtime.enter();
@@ -43,9 +50,15 @@ impl Collector {
         Self {
             script,
             endpoint: endpoint(&socket),
-            _runtime: runtime,
-            _dir: dir,
+            runtime,
+            dir,
         }
+    }
+
+    /// Ends the process, so to speak: its connections break.
+    fn kill(self) -> (Scripted, TempDir) {
+        self.runtime.shutdown_background();
+        (self.script, self.dir)
     }
 
     fn client(&self, line: &str) -> Command {
@@ -305,4 +318,59 @@ fn databases_are_shown_with_the_command_that_watches_them() {
     let objects = collector.objects("discover --output json");
     assert_eq!(objects[0]["command"], to_type);
     assert_eq!(objects[0]["pid"], 7);
+}
+
+#[test]
+fn a_connection_that_breaks_is_made_again_and_no_tick_is_lost() {
+    let collector = Collector::start();
+    let line = "watch --port 3306 --wait --count 4 --output json";
+    let mut watching = Running::start(collector.client(line));
+    let is_narrow = |script: &Scripted| script.streams().last().is_some_and(|it| it == &["w-1"]);
+    until("its stream names the watch", || {
+        is_narrow(&collector.script)
+    });
+    let waiting = [scripted::waiting("w-1")];
+    collector.script.tick(&waiting);
+    let mut out = BufReader::new(watching.0.stdout.take().unwrap());
+    let mut lines = String::new();
+    out.read_line(&mut lines).unwrap();
+
+    let (script, dir) = collector.kill();
+    script.tick(&waiting);
+    script.tick(&waiting);
+    until("the stream is gone", || script.streams().is_empty());
+    let collector = Collector::start_as(script, dir);
+    until("there is one again", || is_narrow(&collector.script));
+    collector.script.tick(&waiting);
+    assert_eq!(watching.code(), Some(0));
+    out.read_to_string(&mut lines).unwrap();
+    let sequences = lines.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["sequence"].as_u64().unwrap()
+    });
+    assert_eq!(sequences.collect::<Vec<_>>(), [1, 2, 3, 4]);
+    let mut said = String::new();
+    let mut stderr = watching.0.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("was lost"), "{said}");
+    assert_eq!(collector.watches(), []);
+}
+
+#[test]
+fn the_history_of_a_watch_is_shown_and_the_watch_stays() {
+    let collector = Collector::start();
+    collector.answer("watch --port 3306 --wait --detach");
+    for _ in 0..3 {
+        collector.script.tick(&[scripted::waiting("w-1")]);
+    }
+    for which in ["--port 3306", "--watch-id w-1"] {
+        let line = format!("watch {which} --since 2023-11-14T22:13:22Z --count 2 --output json");
+        let objects = collector.objects(&line);
+        assert_eq!(objects[0]["sequence"], 2, "{which}");
+        assert_eq!(objects[1]["target"], "port 3306", "{which}");
+    }
+    assert_eq!(collector.watches().len(), 1);
+    let said = collector.refusal("watch --port 1 --since 5m");
+    assert!(said.contains("nothing watches port 1"), "{said}");
 }

@@ -26,9 +26,25 @@ pub(crate) struct Selectors {
     /// The processes in this container, by its id or the first 12 digits of it.
     #[arg(long = "container", value_name = "ID")]
     containers: Vec<String>,
+    /// A watch that exists, whoever made it, by its id as netio-client list shows
+    /// it; can be repeated.
+    #[arg(
+        long = "watch-id",
+        value_name = "WATCH_ID",
+        conflicts_with_all = [
+            "pids", "names", "ports", "cgroups", "units", "containers", "wait", "follow_children",
+            "no_follow_children", "detach", "hooks", "interval"
+        ]
+    )]
+    watch_ids: Vec<String>,
 }
 
 impl Selectors {
+    /// The watches that are named instead of processes.
+    pub(crate) fn watch_ids(&self) -> Vec<String> {
+        self.watch_ids.clone()
+    }
+
     /// What they select, kind by kind, each kind in the order given.
     pub(crate) fn targets(&self, follow_children: Option<bool>) -> Vec<v1::Target> {
         let pids = self.pids.iter().copied().map(Selector::Pid);

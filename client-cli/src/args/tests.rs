@@ -17,6 +17,13 @@ fn watch(line: &str) -> Watch {
     }
 }
 
+fn existing(line: &str) -> Existing {
+    match watch(line).subject() {
+        Subject::Existing(existing) => existing,
+        Subject::Made(wanted) => panic!("{wanted:?}"),
+    }
+}
+
 /// The requests that a line makes.
 fn requests(line: &str) -> Vec<v1::WatchRequest> {
     let wanted = watch(line).wanted();
@@ -48,6 +55,41 @@ fn watch_in_full() {
     let settings = watch.embed.settings();
     assert_eq!(settings.interval, Some(Duration::from_millis(250)));
     assert!(settings.hooks.is_some());
+}
+
+#[test]
+fn what_exists_is_named_by_id_or_by_selector_with_a_time() {
+    let by_id = existing("watch --watch-id w-1 --watch-id w-2");
+    assert_eq!(by_id.watch_ids, ["w-1", "w-2"]);
+    assert_eq!((by_id.targets.len(), by_id.since), (0, None));
+
+    let noon = "2026-03-01T12:00:00Z";
+    let by_port = existing(&format!("watch --port 3306 --name db --since {noon}"));
+    let targets = [v1::Target::name("db"), v1::Target::port(3306)];
+    assert_eq!(by_port.targets, targets);
+    assert_eq!(by_port.since, Some(noon.parse().unwrap()));
+
+    let before = Timestamp::now();
+    let since = existing("watch --watch-id w-1 --since 5m").since.unwrap();
+    let passed = since.duration_until(before) - jiff::SignedDuration::from_mins(5);
+    assert!(
+        passed.abs() < jiff::SignedDuration::from_secs(60),
+        "{passed}"
+    );
+}
+
+#[test]
+fn the_shape_of_what_is_shown() {
+    assert_eq!(watch("watch --pid 1").shape(), Shape::default());
+    let shape = watch("watch --pid 1 --every 10s --only-changed --per-process").shape();
+    assert_eq!(
+        shape,
+        Shape {
+            per_process: true,
+            interval: Some(Duration::from_secs(10)),
+            only_changed: true,
+        }
+    );
 }
 
 #[test]
@@ -167,6 +209,34 @@ fn bad_input_is_refused_with_a_reason() {
             "watch --pid 1 --detach --interval 1s",
             "cannot be used with",
         ),
+        ("watch --pid 1 --detach --since 5m", "cannot be used with"),
+        ("watch --pid 1 --detach --every 5s", "cannot be used with"),
+        (
+            "watch --pid 1 --detach --only-changed",
+            "cannot be used with",
+        ),
+        ("watch --watch-id w-1 --detach", "cannot be used with"),
+        ("watch --watch-id w-1 --pid 1", "cannot be used with"),
+        ("watch --watch-id w-1 --unit a", "cannot be used with"),
+        ("watch --watch-id w-1 --wait", "cannot be used with"),
+        ("watch --watch-id w-1 --interval 2s", "cannot be used with"),
+        ("watch --since 5m", "--watch-id"),
+        (
+            "watch --port 1 --since 5m --every 10s",
+            "cannot be used with",
+        ),
+        ("watch --port 1 --since 5m --wait", "cannot be used with"),
+        (
+            "watch --port 1 --since 5m --hooks auto",
+            "cannot be used with",
+        ),
+        ("watch --port 1 --since 5", "such as 5m"),
+        (
+            "watch --port 1 --since 2126-03-01T12:00:00Z",
+            "a time to come",
+        ),
+        ("watch --pid 1 --every 61m", "from 100ms to 3600s"),
+        ("watch --pid 1 --every 0s", "from 100ms"),
         ("watch --pid 1 --count 0", "0"),
         ("watch --pid 1 --interval 99ms", "from 100ms to 60s"),
         ("watch --pid 1 --interval 61s", "from 100ms to 60s"),

@@ -15,6 +15,8 @@ use crate::{
     json, output, process, text,
 };
 
+mod cost;
+
 /// Runs it. A collector without hooks is shown, and is a failure.
 pub(crate) async fn run(args: Info) -> Result<(), Failure> {
     let embedding = Embedding::Allowed(args.embed.settings());
@@ -55,7 +57,7 @@ fn in_words(of: Option<prost_types::Duration>) -> String {
 
 fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     let limits = info.limits.unwrap_or_default();
-    let facts = [
+    let facts: [[&str; 2]; 14] = [
         [
             "collector",
             &format!("netio-collector {} {origin}", text::line(&info.version)),
@@ -99,7 +101,9 @@ fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
         ],
         ["pids", &format!("those below {}", limits.max_pid)],
     ];
-    let mut text = align(&facts.map(|row| row.map(str::to_owned)));
+    let mut rows: Vec<[String; 2]> = facts.map(|row| row.map(str::to_owned)).into();
+    rows.extend(cost::for_people(info.own_cost.as_ref(), &limits));
+    let mut text = align(&rows);
     let programs: Vec<_> = info
         .programs
         .iter()
@@ -218,6 +222,7 @@ fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
         "watches": info.watches,
         "processes": info.processes,
         "subscribers": info.subscribers,
+        "own_cost": info.own_cost.as_ref().map(cost::for_programs),
         "limits": {
             "max_watches": limits.max_watches,
             "max_watches_per_owner": limits.max_watches_per_owner,
@@ -228,6 +233,8 @@ fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
             "max_lease_ttl_s": duration(limits.max_lease_ttl).as_secs_f64(),
             "default_lease_ttl_s": duration(limits.default_lease_ttl).as_secs_f64(),
             "max_pid": limits.max_pid,
+            "max_history_s": duration(limits.max_history).as_secs_f64(),
+            "max_history_bytes": limits.max_history_bytes,
         },
     })
 }

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     output::Output,
     table::Table,
-    watch::{self, LEASE, Order, View},
+    watch::{self, LEASE, Order, PATIENCE, Subject, View},
 };
 
 /// Runs it.
@@ -30,11 +30,11 @@ pub(crate) async fn run(args: Watch) -> Result<(), Failure> {
             "is the limit of open files (ulimit -n) reached?",
         )
     })?;
-    let wanted = args.wanted();
-    let embedding = if args.detach {
-        Embedding::TooShort
-    } else {
-        Embedding::Allowed(args.embed.settings())
+    let (subject, wanted, shape) = (args.subject(), args.wanted(), args.shape());
+    let embedding = match &subject {
+        Subject::Existing(_) => Embedding::Pointless,
+        Subject::Made(_) if args.detach => Embedding::TooShort,
+        Subject::Made(_) => Embedding::Allowed(args.embed.settings()),
     };
     let wish = Wish::new(args.connect.endpoint, embedding)?;
     let connection = tokio::select! {
@@ -46,16 +46,17 @@ pub(crate) async fn run(args: Watch) -> Result<(), Failure> {
         detach::run(rpc, &wanted, args.output.format, &stop).await
     } else {
         let order = Order {
-            wanted,
+            subject,
             lease: LEASE,
-            per_process: args.per_process,
+            shape,
             count: args.count,
+            patience: PATIENCE,
         };
         let mut output = Output {
             out: tokio::io::stdout(),
             err: tokio::io::stderr(),
         };
-        let view = view(args.output.format, args.per_process);
+        let view = view(args.output.format, shape.per_process);
         watch::run(rpc, &order, view, &mut output, &stop).await
     };
     connection.close(outcome).await

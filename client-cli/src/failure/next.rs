@@ -10,6 +10,8 @@ use crate::text;
 
 /// The reason of a collector that stops.
 pub(super) const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+/// The reason where a tick is asked for that the collector does not have any more.
+pub(super) const HISTORY_GONE: &str = "HISTORY_GONE";
 /// The reason where nothing matches.
 pub(super) const PROCESS_NOT_FOUND: &str = "PROCESS_NOT_FOUND";
 
@@ -71,6 +73,7 @@ pub(super) fn for_reason(reason: &str, origin: &Origin) -> String {
         }
         "TOO_MANY_WATCH_IDS" => "name fewer watches at once; netio-client info shows the limit",
         "TOO_MANY_SUBSCRIBERS" => "end other clients of this collector first",
+        "TOO_MANY_INTERVALS" => "choose an interval that others use, or leave --every out",
         "CHILDREN_NOT_FOLLOWED" => {
             "add --no-follow-children to count only the processes that match by themselves; \
              netio-client info shows the hooks in use and why others do not work"
@@ -83,6 +86,20 @@ pub(super) fn for_reason(reason: &str, origin: &Origin) -> String {
             "repeat the command; if that does not help, netio-collector doctor, run as the \
              collector's user, tells which privilege is missing"
         }
+        "INTERVAL_INVALID" => {
+            "give an --every that is a whole multiple of the collector's interval, as \
+             netio-client info shows it, and at most 1h; if other clients use many different \
+             ones, take one of theirs, or leave it out"
+        }
+        "SINCE_INVALID" => {
+            "give --since a duration, such as 5m, or a time, such as 2026-03-01T12:00:00Z, \
+             and no --every beside it"
+        }
+        HISTORY_GONE => {
+            "repeat the command with a --since that is later; netio-client info shows how far \
+             the history goes back"
+        }
+        "PROCESS_BUSY" => "repeat the command in a moment",
         SHUTTING_DOWN => "start netio-collector again, then repeat the command",
         "WATCH_NOT_FOUND" => "netio-client list shows the watches that there are",
         "NOT_THE_OWNER" => {
@@ -165,6 +182,7 @@ mod tests {
             "RESOURCE_EXHAUSTED",
             "FAILED_PRECONDITION",
             "PERMISSION_DENIED",
+            "OUT_OF_RANGE",
             // What this client never leaves out.
             "TARGET_MISSING",
             "SELECTOR_MISSING",

@@ -4,7 +4,10 @@ use super::*;
 pub(crate) fn tick(sequence: u64, samples: Vec<Sample>) -> Tick {
     let noon: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
     Tick {
+        generation: 1,
         sequence,
+        ticks: 1,
+        omits_idle: false,
         time: noon + Duration::from_secs(sequence),
         interval: Duration::from_secs(1),
         skipped_ticks: 0,
@@ -81,7 +84,10 @@ fn message() -> v1::SubscribeResponse {
             nanos: 500,
         }),
         skipped_ticks: 2,
-        instance: None,
+        instance: Some(v1::CollectorInstance {
+            boot_id: String::new(),
+            generation: 3,
+        }),
         samples: vec![v1::NetIoSample {
             watch_id: "w-1".to_owned(),
             process: Some(v1::Process {
@@ -124,6 +130,7 @@ fn message() -> v1::SubscribeResponse {
             processes: 20,
             sockets: 21,
         }),
+        ticks: 4,
     }
 }
 
@@ -142,6 +149,8 @@ fn numbers(flow: Flow) -> [u64; 4] {
 fn every_field_arrives() {
     let tick = Tick::try_from(message()).unwrap();
     assert_eq!((tick.sequence, tick.skipped_ticks), (9, 2));
+    assert_eq!((tick.generation, tick.ticks), (3, 4));
+    assert_eq!(tick.first(), 6, "it sums up 6, 7, 8 and 9");
     assert_eq!(tick.time.to_string(), "2023-11-14T22:13:20.000000005Z");
     assert_eq!(tick.interval, Duration::new(1, 500));
     assert_eq!(tick.map_full_processes, 20);
@@ -203,6 +212,13 @@ fn the_time_counted_begins_with_the_watch() {
         ..sample("w-1", 7)
     };
     assert_eq!(tick.counted(&sample), tick.interval);
+}
+
+#[test]
+fn a_tick_that_tells_no_number_of_ticks_is_one() {
+    let mut message = message();
+    message.ticks = 0;
+    assert_eq!(Tick::try_from(message).unwrap().first(), 9);
 }
 
 #[test]

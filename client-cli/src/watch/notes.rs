@@ -1,6 +1,7 @@
 //! What `watch` has to say beside its lines: takes what the collector answered
 //! and what each tick brought, produces remarks for standard error.
 
+use jiff::Timestamp;
 use netio::v1;
 
 use crate::{
@@ -32,41 +33,78 @@ pub(super) fn several(target: &v1::Target, watch: &v1::Watch) -> Option<String> 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     left_out: LeftOut,
+    /// Whether the watches were there before.
+    is_about_found: bool,
+    /// Whether the connection was lost since the tick before.
+    is_after_outage: bool,
 }
 
 impl Notes {
+    /// Nothing was said yet, about watches that were there before or not.
+    pub(super) fn new(is_about_found: bool) -> Self {
+        Self {
+            is_about_found,
+            ..Self::default()
+        }
+    }
+
+    /// The connection was lost, and is there again.
+    pub(super) fn note_outage(&mut self) {
+        self.is_after_outage = true;
+    }
+
     /// What there is to say about a tick.
     pub(super) fn about(&mut self, update: &Update) -> Vec<String> {
-        let mut notes: Vec<String> = skipped(&update.tick).into_iter().collect();
+        let is_after_outage = std::mem::take(&mut self.is_after_outage);
+        let skipped = skipped(&update.tick, is_after_outage);
+        let mut notes: Vec<String> = skipped.into_iter().collect();
         notes.extend(update.anew.iter().map(runs_anew));
+        let did_skip = update.tick.skipped_ticks > 0;
         let lost = update.lost.iter();
-        notes.extend(lost.map(|target| no_more(target, &update.tick)));
+        notes.extend(lost.map(|target| self.no_more(target, did_skip)));
         notes.extend(self.left_out.take(update.tick.map_full_processes));
         notes
     }
+
+    /// That a watch is gone. An end is told once: whoever missed that tick learns
+    /// no more of it.
+    pub(super) fn no_more(&self, target: &str, did_skip: bool) -> String {
+        let why = match (did_skip, self.is_about_found) {
+            (true, _) => {
+                "its process exited or its watch was ended, within a tick that was skipped"
+            }
+            (false, true) => "its watch was ended, or its lease ran out",
+            (false, false) => {
+                "its watch was ended by somebody else with the same owner, or its lease ran out"
+            }
+        };
+        format!("no more samples of {target}: {why}")
+    }
 }
 
-fn skipped(tick: &Tick) -> Option<String> {
-    (tick.skipped_ticks > 0).then(|| {
-        format!(
-            "{} tick(s) skipped, because the lines were not read in time; the totals are complete",
-            tick.skipped_ticks
-        )
+fn skipped(tick: &Tick, is_after_outage: bool) -> Option<String> {
+    let why = if is_after_outage {
+        "are missing: the collector could not be reached, and its history does not tell them"
+    } else {
+        "skipped, because the lines were not read in time"
+    };
+    let count = tick.skipped_ticks;
+    (count > 0).then(|| format!("{count} tick(s) {why}; the totals are complete"))
+}
+
+/// That the history begins later than was asked for, if it does.
+pub(super) fn short_history(asked: Timestamp, first: &Tick) -> Option<String> {
+    let begin = first.begin()?;
+    // The clocks that tell times and intervals are not quite the same.
+    let tolerated = asked.checked_add(first.interval / 2).ok()?;
+    (begin > tolerated).then(|| {
+        let begin = begin.strftime("%Y-%m-%dT%H:%M:%SZ");
+        format!("the history begins at {begin}, which is later than asked for")
     })
 }
 
 fn runs_anew(process: &Process) -> String {
     format!("{} runs anew: pid {}", process.name, process.pid)
-}
-
-/// An end is told once. Whoever missed that tick learns no more of it.
-fn no_more(target: &str, tick: &Tick) -> String {
-    let why = if tick.skipped_ticks > 0 {
-        "its process exited or its watch was ended, within a tick that was skipped"
-    } else {
-        "its watch was ended by somebody else with the same owner, or its lease ran out"
-    };
-    format!("no more samples of {target}: {why}")
 }
 
 /// How many processes got no line of their own, as the collector counts them
@@ -127,6 +165,7 @@ mod tests {
         Update {
             tick,
             lost: Vec::new(),
+            unknown: Vec::new(),
             anew: Vec::new(),
         }
     }
@@ -157,6 +196,49 @@ mod tests {
         let told = notes.about(&update);
         assert!(told[0].contains("3 tick(s) skipped"), "{told:?}");
         assert!(told[1].contains("exited or"), "{told:?}");
+    }
+
+    #[test]
+    fn ticks_that_an_outage_took_are_told_as_such_once() {
+        let mut update = update(tick(9, vec![]));
+        update.tick.skipped_ticks = 3;
+        let mut notes = Notes::new(true);
+        notes.note_outage();
+        assert!(notes.about(&update)[0].contains("3 tick(s) are missing"));
+        assert!(notes.about(&update)[0].contains("not read in time"));
+        // Only the first tick after it can tell what is missing.
+        update.tick.skipped_ticks = 0;
+        notes.note_outage();
+        assert!(notes.about(&update).is_empty());
+        update.tick.skipped_ticks = 1;
+        assert!(notes.about(&update)[0].contains("not read in time"));
+    }
+
+    #[test]
+    fn a_found_watch_may_be_ended_by_its_owner() {
+        let mut update = update(tick(9, vec![]));
+        update.lost = vec!["port 1".to_owned()];
+        let told = Notes::new(true).about(&update);
+        let why = "no more samples of port 1: its watch was ended, or its lease ran out";
+        assert_eq!(told, [why]);
+    }
+
+    #[test]
+    fn a_history_that_is_too_short_is_told() {
+        // It is of 12:00:09, and of the second before.
+        let first = tick(9, vec![]);
+        for (asked, note) in [
+            ("2026-03-01T12:00:08Z", None),
+            ("2026-03-01T12:00:08.9Z", None),
+            ("2026-03-01T12:00:07.9Z", None),
+            (
+                "2026-03-01T11:55:00Z",
+                Some("the history begins at 2026-03-01T12:00:08Z, which is later than asked for"),
+            ),
+        ] {
+            let said = short_history(asked.parse().unwrap(), &first);
+            assert_eq!(said.as_deref(), note, "{asked}");
+        }
     }
 
     #[test]

@@ -16,8 +16,10 @@ use super::*;
 use crate::{embedded::Embedded, failure::Origin};
 
 mod bench;
+mod history;
 mod leases;
 mod narrow;
+mod outages;
 mod rules;
 #[path = "../../tests/support/scripted.rs"]
 mod scripted;
@@ -59,7 +61,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let kernel = FakeKernel::new(64);
+        let kernel = FakeKernel::new(4096);
         let options = Options {
             interval: INTERVAL,
             ..Options::default()
@@ -105,10 +107,14 @@ impl Bench {
 
 fn order_of(pids: &[u32], count: Option<u64>) -> Order {
     Order {
-        wanted: Wanted::new(pids.iter().copied().map(v1::Target::pid), false),
+        subject: Subject::Made(Wanted::new(
+            pids.iter().copied().map(v1::Target::pid),
+            false,
+        )),
         lease: LEASE,
-        per_process: false,
+        shape: Shape::default(),
         count,
+        patience: PATIENCE,
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 use netio::v1::{
     self,
     net_io_service_server::{NetIoService, NetIoServiceServer},
+    subscribe_request::Since,
     target::Selector,
     unwatch_request,
     watch_request::Life,
@@ -55,6 +56,14 @@ pub(crate) struct State {
     pub(crate) databases: Vec<v1::Database>,
     /// Processes without a line of their own, told with each tick.
     pub(crate) map_full: u64,
+    /// What every stream was asked for by.
+    pub(crate) subscriptions: Vec<v1::SubscribeRequest>,
+    /// While it is set, nobody answers.
+    pub(crate) is_down: bool,
+    /// Which run of the collector this is.
+    pub(crate) generation: u64,
+    /// The ticks that were; a test takes out those that are to be forgotten.
+    pub(crate) history: Vec<v1::SubscribeResponse>,
     streams: Vec<Open>,
     sequence: u64,
 }
@@ -73,6 +82,17 @@ struct Open {
     watch_ids: Vec<String>,
     per_process: bool,
     messages: mpsc::UnboundedSender<Result<v1::SubscribeResponse, Status>>,
+}
+
+impl Open {
+    /// Sends of a tick what was asked for.
+    fn send(&self, tick: &v1::SubscribeResponse) {
+        let mut tick = tick.clone();
+        tick.samples.retain(|sample| {
+            self.watch_ids.is_empty() || self.watch_ids.contains(&sample.watch_id)
+        });
+        let _ = self.messages.send(Ok(tick));
+    }
 }
 
 /// A process that started when its pid says.
@@ -143,27 +163,68 @@ impl Scripted {
 
     /// Sends a tick of one second to every stream.
     pub(crate) fn tick(&self, samples: &[v1::NetIoSample]) {
+        self.sum(1, samples);
+    }
+
+    /// Sends what sums up so many ticks of one second.
+    pub(crate) fn sum(&self, ticks: u32, samples: &[v1::NetIoSample]) {
         self.with(|state| {
-            state.sequence += 1;
+            state.sequence += u64::from(ticks);
+            let tick = v1::SubscribeResponse {
+                sequence: state.sequence,
+                time: Some(state.now()),
+                interval: Some(prost_types::Duration {
+                    seconds: ticks.into(),
+                    nanos: 0,
+                }),
+                instance: Some(state.instance()),
+                map_full: Some(v1::MapFull {
+                    processes: state.map_full,
+                    sockets: 0,
+                }),
+                samples: samples.to_vec(),
+                ticks,
+                ..v1::SubscribeResponse::default()
+            };
             for open in &state.streams {
-                let wanted = |sample: &&v1::NetIoSample| {
-                    open.watch_ids.is_empty() || open.watch_ids.contains(&sample.watch_id)
-                };
-                let _ = open.messages.send(Ok(v1::SubscribeResponse {
-                    sequence: state.sequence,
-                    time: Some(state.now()),
-                    interval: Some(prost_types::Duration {
-                        seconds: 1,
-                        nanos: 0,
-                    }),
-                    map_full: Some(v1::MapFull {
-                        processes: state.map_full,
-                        sockets: 0,
-                    }),
-                    samples: samples.iter().filter(wanted).cloned().collect(),
-                    ..v1::SubscribeResponse::default()
-                }));
+                open.send(&tick);
             }
+            state.history.push(tick);
+        });
+    }
+
+    /// Breaks all streams off, and answers nobody until it is told to.
+    pub(crate) fn go_down(&self) {
+        self.with(|state| {
+            state.is_down = true;
+            state.streams.clear();
+        });
+    }
+
+    /// The same, and says so to whoever has a stream.
+    pub(crate) fn shut_down(&self) {
+        self.with(|state| {
+            for open in &state.streams {
+                let stops = refusal(Code::Unavailable, "SHUTTING_DOWN");
+                let _ = open.messages.send(Err(stops));
+            }
+        });
+        self.go_down();
+    }
+
+    /// Answers again.
+    pub(crate) fn come_back(&self) {
+        self.with(|state| state.is_down = false);
+    }
+
+    /// Answers again, as another run that knows of nothing before.
+    pub(crate) fn restart(&self) {
+        self.with(|state| {
+            state.is_down = false;
+            state.generation += 1;
+            state.sequence = 0;
+            state.watches.clear();
+            state.history.clear();
         });
     }
 }
@@ -174,6 +235,47 @@ impl State {
             seconds: BEGIN + i64::try_from(self.sequence).unwrap(),
             nanos: 0,
         }
+    }
+
+    fn instance(&self) -> v1::CollectorInstance {
+        v1::CollectorInstance {
+            boot_id: String::new(),
+            generation: self.generation,
+        }
+    }
+
+    fn check_up(&self) -> Result<(), Status> {
+        if self.is_down {
+            return Err(Status::unavailable("nobody is there"));
+        }
+        Ok(())
+    }
+
+    /// The ticks of the history that are asked for.
+    fn since(&self, since: Since) -> Result<Vec<v1::SubscribeResponse>, Status> {
+        let ticks = self.history.iter().cloned();
+        let point = match since {
+            Since::Time(time) => {
+                let is_late = |tick: &v1::SubscribeResponse| {
+                    tick.time.is_some_and(|it| it.seconds >= time.seconds)
+                };
+                return Ok(ticks.filter(is_late).collect());
+            }
+            Since::After(point) => point,
+        };
+        let oldest = self.history.first().map_or(0, |tick| tick.sequence);
+        if point.generation != self.generation || point.sequence + 1 < oldest {
+            let oldest = [("generation", self.generation), ("oldest_sequence", oldest)];
+            let oldest = oldest.map(|(key, value)| (key.to_owned(), value.to_string()));
+            let details =
+                ErrorDetails::with_error_info("HISTORY_GONE", netio::ERROR_DOMAIN, oldest);
+            return Err(Status::with_error_details(
+                Code::OutOfRange,
+                "gone",
+                details,
+            ));
+        }
+        Ok(ticks.filter(|it| it.sequence > point.sequence).collect())
     }
 
     fn check(&self, call: Call) -> Result<(), Status> {
@@ -192,6 +294,7 @@ impl State {
     }
 
     fn watch(&mut self, request: v1::WatchRequest) -> Result<v1::Watch, Status> {
+        self.check_up()?;
         self.check(Call::Watch)?;
         self.requests.push(request.clone());
         let target = request.target.unwrap();
@@ -226,6 +329,7 @@ impl State {
     }
 
     fn unwatch(&mut self, request: v1::UnwatchRequest) -> Result<Vec<String>, Status> {
+        self.check_up()?;
         self.check(Call::Unwatch)?;
         let selector = request.selector.unwrap();
         let is_meant = |watch: &v1::Watch| match &selector {
@@ -281,6 +385,7 @@ impl NetIoService for Scripted {
     ) -> Result<Response<v1::RenewWatchesResponse>, Status> {
         let watch_ids = request.into_inner().watch_ids;
         self.with(|state| {
+            state.check_up()?;
             state.renewals.push(watch_ids.clone());
             state.check(Call::Renew)?;
             state.check_ids(&watch_ids)
@@ -292,7 +397,10 @@ impl NetIoService for Scripted {
         &self,
         _: Request<v1::ListWatchesRequest>,
     ) -> Result<Response<v1::ListWatchesResponse>, Status> {
-        let watches = self.with(|state| state.watches.values().cloned().collect());
+        let watches = self.with(|state| {
+            state.check_up()?;
+            Ok::<_, Status>(state.watches.values().cloned().collect())
+        })?;
         Ok(Response::new(v1::ListWatchesResponse { watches }))
     }
 
@@ -308,21 +416,30 @@ impl NetIoService for Scripted {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let v1::SubscribeRequest {
-            watch_ids,
-            per_process,
-        } = request.into_inner();
+        let request = request.into_inner();
         self.with(|state| {
-            if !watch_ids.is_empty() {
+            state.check_up()?;
+            state.subscriptions.push(request.clone());
+            if !request.watch_ids.is_empty() {
                 state.check(Call::Narrow)?;
-                state.check_ids(&watch_ids)?;
             }
+            if request.since.is_none() {
+                state.check_ids(&request.watch_ids)?;
+            }
+            let past = match request.since {
+                Some(since) => state.since(since)?,
+                None => Vec::new(),
+            };
             let (messages, received) = mpsc::unbounded_channel();
-            state.streams.push(Open {
-                watch_ids,
-                per_process,
+            let open = Open {
+                watch_ids: request.watch_ids,
+                per_process: request.per_process,
                 messages,
-            });
+            };
+            for tick in &past {
+                open.send(tick);
+            }
+            state.streams.push(open);
             let stream = UnboundedReceiverStream::new(received);
             Ok(Response::new(Box::pin(stream) as Self::SubscribeStream))
         })
@@ -332,7 +449,14 @@ impl NetIoService for Scripted {
         &self,
         _: Request<v1::GetCollectorInfoRequest>,
     ) -> Result<Response<v1::GetCollectorInfoResponse>, Status> {
-        let info = Some(v1::CollectorInfo::default());
+        let instance = self.with(|state| {
+            state.check_up()?;
+            Ok::<_, Status>(state.instance())
+        })?;
+        let info = Some(v1::CollectorInfo {
+            instance: Some(instance),
+            ..v1::CollectorInfo::default()
+        });
         Ok(Response::new(v1::GetCollectorInfoResponse { info }))
     }
 }

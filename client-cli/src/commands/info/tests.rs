@@ -4,6 +4,17 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
+fn millis(millis: i64) -> Option<prost_types::Duration> {
+    let nanos = i32::try_from(millis % 1000 * 1_000_000).unwrap();
+    let seconds = millis / 1000;
+    Some(prost_types::Duration { seconds, nanos })
+}
+
+fn percentiles(of: [i64; 3]) -> Option<v1::Percentiles> {
+    let [p50, p99, max] = of.map(millis);
+    Some(v1::Percentiles { p50, p99, max })
+}
+
 fn info() -> v1::CollectorInfo {
     v1::CollectorInfo {
         version: "0.1.0".to_owned(),
@@ -34,6 +45,8 @@ fn info() -> v1::CollectorInfo {
             max_processes_per_watch: 107,
             max_lease_ttl: seconds(108),
             default_lease_ttl: seconds(30),
+            max_history: seconds(600),
+            max_history_bytes: 16 << 20,
         }),
         interval: Some(prost_types::Duration {
             seconds: 0,
@@ -54,6 +67,18 @@ fn info() -> v1::CollectorInfo {
         watches: 2,
         processes: 3,
         follows_children: true,
+        own_cost: Some(v1::OwnCost {
+            program_runs: Some(2000),
+            program_time: millis(3),
+            tick_duration: percentiles([1, 2, 3]),
+            tick_lateness: percentiles([4, 5, 6000]),
+            sent_bytes: 201,
+            sent_messages: 202,
+            skipped_ticks: 203,
+            resident_bytes: 12 << 20,
+            history_bytes: 204,
+            history_ticks: 205,
+        }),
     }
 }
 
@@ -77,6 +102,12 @@ processes       3 of at most 106; in one watch at most 107
 subscribers     1 of at most 102; watch ids in one subscription at most 103
 leases          30s by default, at most 1m 48s
 pids            those below 104
+program runs    2000 in 3.0ms, 1500ns each
+tick duration   half below 1.0ms, 99 of 100 below 2.0ms, at most 3.0ms
+tick lateness   half below 4.0ms, 99 of 100 below 5.0ms, at most 6.0s
+sent            202 messages, 201 B; ticks that slow subscribers skipped: 203
+memory          12.00 MiB
+history         205 ticks in 204 B; at most 10m and 16.00 MiB
 
 Programs in the kernel:
   send  fexit/tcp_sendmsg  id 12
@@ -169,6 +200,46 @@ fn what_could_not_be_read_is_unknown_and_not_none() {
 }
 
 #[test]
+fn runs_that_the_kernel_does_not_count_are_not_zero() {
+    let mut info = info();
+    let cost = info.own_cost.as_mut().unwrap();
+    cost.program_runs = None;
+    cost.program_time = None;
+    let shown = for_people(&info, &Origin::InProcess);
+    assert!(
+        shown.contains("program runs    not counted by the kernel; to count them: sysctl"),
+        "{shown}"
+    );
+    let value = for_programs(&info, &Origin::InProcess);
+    assert_eq!(value["own_cost"].get("program_runs"), Some(&Value::Null));
+    assert_eq!(value["own_cost"].get("program_time_s"), Some(&Value::Null));
+
+    info.own_cost.as_mut().unwrap().program_runs = Some(0);
+    info.own_cost.as_mut().unwrap().program_time = millis(0);
+    let shown = for_people(&info, &Origin::InProcess);
+    assert!(shown.contains("program runs    0 in 0.0ns\n"), "{shown}");
+}
+
+#[test]
+fn a_cost_that_is_not_told_is_unknown() {
+    let shown = shown_with(|info| info.own_cost = None);
+    for row in [
+        "program runs    unknown\n",
+        "tick lateness   unknown\n",
+        "memory          unknown\n",
+        "history         at most 10m and 16.00 MiB\n",
+    ] {
+        assert!(shown.contains(row), "{row}: {shown}");
+    }
+    let shown = shown_with(|info| info.own_cost.as_mut().unwrap().tick_duration = None);
+    assert!(shown.contains("tick duration   unknown\n"), "{shown}");
+    let mut info = info();
+    info.own_cost = None;
+    let value = for_programs(&info, &Origin::InProcess);
+    assert_eq!(value.get("own_cost"), Some(&Value::Null));
+}
+
+#[test]
 fn hooks_that_cannot_follow_children_say_so() {
     let shown = shown_with(|info| info.follows_children = false);
     assert!(
@@ -197,7 +268,18 @@ fn programs_get_numbers() {
             "max_watches": 101, "max_subscribers": 102, "max_watch_ids_per_subscription": 103,
             "max_pid": 104, "max_watches_per_owner": 105, "max_processes": 106,
             "max_processes_per_watch": 107, "max_lease_ttl_s": 108.0,
-            "default_lease_ttl_s": 30.0,
+            "default_lease_ttl_s": 30.0, "max_history_s": 600.0,
+            "max_history_bytes": 16_777_216,
+        })
+    );
+    assert_eq!(
+        value["own_cost"],
+        json!({
+            "program_runs": 2000, "program_time_s": 0.003,
+            "tick_duration_s": {"p50": 0.001, "p99": 0.002, "max": 0.003},
+            "tick_lateness_s": {"p50": 0.004, "p99": 0.005, "max": 6.0},
+            "sent_bytes": 201, "sent_messages": 202, "skipped_ticks": 203,
+            "resident_bytes": 12_582_912, "history_bytes": 204, "history_ticks": 205,
         })
     );
 }

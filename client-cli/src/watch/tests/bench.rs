@@ -79,10 +79,16 @@ impl Scene {
 /// For these targets, with a lease that is renewed every 50 ms at least.
 pub(super) fn order(targets: impl IntoIterator<Item = v1::Target>, count: u64) -> Order {
     Order {
-        wanted: Wanted::new(targets, true),
+        subject: Subject::Made(Wanted::new(targets, true)),
         lease: Duration::from_millis(150),
-        per_process: false,
+        shape: Shape::default(),
         count: Some(count),
+        patience: Patience {
+            first: Duration::from_millis(20),
+            longest: Duration::from_millis(50),
+            limit: Duration::from_secs(10),
+            look: Duration::from_millis(100),
+        },
     }
 }
 

@@ -29,7 +29,7 @@ async fn the_stream_is_narrowed_once_and_survives_a_refusal() {
     let watch = rpc.watch(request_for(own.pid())).await.unwrap();
     rpc.watch(request_for(other.pid())).await.unwrap();
 
-    let mut ticks = Ticks::of_everything(&rpc, false).await.unwrap();
+    let mut ticks = Ticks::of_everything(&rpc, Shape::default()).await.unwrap();
     assert_eq!(ticks.next().await.unwrap().samples.len(), 2);
     assert!(!ticks.narrow(&rpc, vec!["w-unknown".to_owned()]).await);
     assert_eq!(ticks.next().await.unwrap().samples.len(), 2);
@@ -47,7 +47,7 @@ async fn ticks_from_before_the_narrower_stream_are_not_lost() {
     let watch = rpc.watch(request_for(own.pid())).await.unwrap();
     rpc.watch(request_for(gone.pid())).await.unwrap();
 
-    let mut ticks = Ticks::of_everything(&rpc, false).await.unwrap();
+    let mut ticks = Ticks::of_everything(&rpc, Shape::default()).await.unwrap();
     let mut last = ticks.next().await.unwrap().sequence;
     // Its only last sample is in a tick that is not read yet.
     bench.kernel.traffic(gone.pid(), 5, 0);

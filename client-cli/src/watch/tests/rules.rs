@@ -146,7 +146,10 @@ fn with_parts() -> v1::NetIoSample {
 async fn each_process_is_shown_if_that_is_asked_for() {
     let scene = Scene::new().await;
     let order = Order {
-        per_process: true,
+        shape: Shape {
+            per_process: true,
+            ..Shape::default()
+        },
         ..order([mariadb()], 1)
     };
     let shown = through(&scene, &order, View::Json, &[with_parts()]).await;

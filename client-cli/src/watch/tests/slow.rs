@@ -56,7 +56,7 @@ const NARROW_WINDOW: u32 = 128;
 async fn after_a_stall_the_totals_are_right() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("collector.sock");
-    let kernel = FakeKernel::new(64);
+    let kernel = FakeKernel::new(4096);
     let options = Options {
         interval: INTERVAL,
         ..Options::default()
