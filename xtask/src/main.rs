@@ -9,6 +9,7 @@
 
 mod accuracy;
 mod apt;
+mod bench;
 mod command;
 mod ebpf;
 mod guest;
@@ -27,7 +28,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use ebpf::Comparison;
-use guest::Guest;
+use guest::{Clock, Guest};
 use setup::Purpose;
 use step::Tally;
 use tree::Tree;
@@ -64,6 +65,12 @@ enum Task {
     /// what was counted minus the truth, in bytes. Leaves target/accuracy.md and
     /// target/accuracy.json.
     Accuracy(accuracy::Selection),
+    /// Measure what netio costs, beside its rivals in the same run
+    ///
+    /// Prints a table for each benchmark and leaves the figures in
+    /// target/bench/NAME.json. A goal that is not reached is told, and is no
+    /// failure; with --short one that is missed by more than twice is.
+    Bench(bench::Selection),
     /// Build the programs that run in the kernel, and their manifest
     ///
     /// With --check the exit code is 0 when the fresh objects are byte for byte
@@ -156,6 +163,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Guest(arguments) => run_guest(&tree, arguments),
         Task::Accuracy(selection) => Ok(closing(&accuracy::accuracy(&tree, &selection)?)),
+        Task::Bench(selection) => Ok(closing(&bench::bench(&tree, &selection))),
         Task::Lint => Ok(closing(&lint::lint(&tree))),
         Task::Setup { purposes, dry_run } => {
             let purposes = if purposes.is_empty() {
@@ -192,6 +200,7 @@ fn run_guest(tree: &Tree, arguments: GuestArguments) -> Result<ExitCode> {
         script,
         timeout: Duration::from_secs(arguments.timeout),
         memory: 512,
+        clock: Clock::Time,
     };
     let report = guest.run(tree, |line| println!("{line}"))?;
     Ok(ExitCode::from(report.status.unwrap_or(1)))

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::command::run;
-use crate::guest::{Guest, Report};
+use crate::guest::{Clock, Guest, Report};
 use crate::step::{Tally, step};
 use crate::tree::{Tree, is_root_user};
 use matrix::{Column, judge, markdown, replace_between_markers};
@@ -278,6 +278,7 @@ impl<'a> Runner<'a> {
                     script,
                     timeout: Duration::from_secs(60 + columns * COLUMN_SECONDS),
                     memory: MEMORY,
+                    clock: Clock::Time,
                 };
                 let report = guest.run(self.tree, |line| println!("    {line}"))?;
                 Ok(plans.iter().map(|plan| reported(plan, &report)).collect())

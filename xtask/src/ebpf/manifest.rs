@@ -171,14 +171,15 @@ mod tests {
         file("collector-ebpf/src/b.rs", "b");
         file("collector-ebpf/README.md", "prose");
         file("collector-ebpf/target/junk.rs", "junk");
-        let [(_, kept), (_, changed)] = super::super::OBJECTS;
-        file(kept, "object");
-        file(changed, "object");
+        let [(_, kept), (_, changed), (_, third)] = super::super::OBJECTS;
+        for path in [kept, changed, third] {
+            file(path, "object");
+        }
         let object = |path: &str| (path.to_owned(), sha256(b"object"));
         let mut manifest = Manifest {
             written_by: String::new(),
             toolchain: BTreeMap::new(),
-            objects: BTreeMap::from([object(kept), object(changed)]),
+            objects: BTreeMap::from([kept, changed, third].map(object)),
             sources: source_hashes(root.path()).expect("readable"),
         };
         let differences =

@@ -20,9 +20,10 @@ use manifest::{CRATE, MANIFEST, Manifest, sha256, source_hashes};
 use toolchain::{TARGET, Toolchain};
 
 /// Binary of the crate → the object's place in the checkout.
-const OBJECTS: [(&str, &str); 2] = [
+const OBJECTS: [(&str, &str); 3] = [
     ("netio", "collector/bpf/netio.bpf.o"),
     ("tutorial", "tests/accuracy/bpf/tutorial.bpf.o"),
+    ("twins", "tests/bench/bpf/twins.bpf.o"),
 ];
 
 /// Where `--check` leaves the objects it built, below the build directory.

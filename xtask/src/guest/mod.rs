@@ -43,6 +43,18 @@ pub(crate) struct Guest<'a> {
     pub(crate) timeout: Duration,
     /// Mebibytes of memory.
     pub(crate) memory: u32,
+    /// What its clock tells.
+    pub(crate) clock: Clock,
+}
+
+/// What a guest's clock tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// The time, as it passes here.
+    Time,
+    /// Instructions: it advances by one nanosecond for each that the guest's one
+    /// CPU executes, whatever happens here meanwhile.
+    Instructions,
 }
 
 impl Guest<'_> {
@@ -76,9 +88,18 @@ impl Guest<'_> {
     fn start(&self, image: &Path, archive: &Path, console: &Path) -> Result<Child> {
         let qemu = find_command("qemu-system-x86_64")
             .context("qemu is not installed; type `cargo xtask setup guest` to install it")?;
+        // Emulation works everywhere, inside other virtual machines too.
+        let (emulation, trust): (&[&str], &str) = match self.clock {
+            Clock::Time => (&["-accel", "tcg,thread=multi", "-smp", "2"], ""),
+            Clock::Instructions => (
+                &["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1"],
+                // Or the kernel would time it by something else.
+                " tsc=reliable",
+            ),
+        };
         Command::new(qemu)
-            // Emulation works everywhere, inside other virtual machines too.
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+            .args(emulation)
+            .args(["-cpu", "max"])
             .args(["-m", &self.memory.to_string()])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             // The kernel's messages and our report never share a port.
@@ -89,7 +110,8 @@ impl Guest<'_> {
             .arg(image)
             .arg("-initrd")
             .arg(archive)
-            .args(["-append", "console=ttyS0 panic=-1 quiet"])
+            .arg("-append")
+            .arg(format!("console=ttyS0 panic=-1 quiet{trust}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -13,6 +13,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::accuracy::{Selection, accuracy};
+use crate::bench;
 use crate::command::lines;
 use crate::ebpf::{self, Comparison};
 use crate::lint::lint;
@@ -66,6 +67,7 @@ pub(crate) fn test(tree: &Tree, skips: &Skips) -> Tally {
         },
     );
     tally.add(matrix(tree, skips, None));
+    tally.add(bench::short(tree));
     if let Some(object) = fresh {
         // Other bytes are another program: it must count as well as the shipped.
         println!("==> Once more with the programs that were just built from source");
