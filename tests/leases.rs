@@ -51,10 +51,7 @@ async fn renew(client: &mut Client, watches: &[&str]) -> std::result::Result<(),
 }
 
 async fn subscribe(client: &mut Client, watch: &Watch) -> Result<Streaming<SubscribeResponse>> {
-    let request = SubscribeRequest {
-        watch_ids: vec![watch.watch_id.clone()],
-        per_process: false,
-    };
+    let request = SubscribeRequest::new(vec![watch.watch_id.clone()]);
     Ok(client.subscribe(request).await?.into_inner())
 }
 

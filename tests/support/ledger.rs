@@ -65,8 +65,8 @@ impl Ledger {
     /// Subscribes to one watch, with each process's part.
     pub async fn open(client: &mut NetIoServiceClient<Channel>, watch: &Watch) -> Result<Self> {
         let request = SubscribeRequest {
-            watch_ids: vec![watch.watch_id.clone()],
             per_process: true,
+            ..SubscribeRequest::new(vec![watch.watch_id.clone()])
         };
         let ticks = client.subscribe(request).await?.into_inner();
         let (newest, books) = watch::channel(Books::default());

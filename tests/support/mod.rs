@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use netio::v1::{
@@ -241,10 +241,7 @@ pub async fn subscribe(
 ) -> Result<Streaming<SubscribeResponse>> {
     let watch_ids = vec![watch.watch_id.clone()];
     Ok(client
-        .subscribe(SubscribeRequest {
-            watch_ids,
-            per_process: false,
-        })
+        .subscribe(SubscribeRequest::new(watch_ids))
         .await?
         .into_inner())
 }
@@ -264,10 +261,19 @@ pub fn sample(tick: &SubscribeResponse) -> Result<&NetIoSample> {
 }
 
 /// Reads ticks until one covers everything that was done before the call: the
-/// second from now.
+/// second that was read by the collector after it. Some may wait unread from
+/// before.
 pub async fn settled(ticks: &mut Streaming<SubscribeResponse>) -> Result<NetIoSample> {
-    next_tick(ticks).await?;
-    Ok(sample(&next_tick(ticks).await?)?.clone())
+    let now = SystemTime::now();
+    let mut after = 0;
+    loop {
+        let tick = next_tick(ticks).await?;
+        let time = SystemTime::try_from(tick.time.ok_or("a tick without time")?)?;
+        after += usize::from(time > now);
+        if after == 2 {
+            return Ok(sample(&tick)?.clone());
+        }
+    }
 }
 
 /// A connection over loopback, both ends in this process.

@@ -152,10 +152,7 @@ impl Collector {
             }
             watch_ids.push(watch.with_context(|| format!("Watch pid {pid}"))?);
         }
-        let request = SubscribeRequest {
-            watch_ids: watch_ids.clone(),
-            per_process: false,
-        };
+        let request = SubscribeRequest::new(watch_ids.clone());
         let ticks = self.client.subscribe(request).await.context("Subscribe")?;
         let (newest, seen) = watch::channel(Seen::default());
         tokio::spawn(follow(ticks.into_inner(), newest));
