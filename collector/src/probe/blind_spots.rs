@@ -34,6 +34,12 @@ pub(super) fn of(
             "Children that a watched process forks are not followed.",
             "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
         ));
+        spots.push(spot(
+            "reused-pid",
+            "A process's exit is noticed by the collector, not in the kernel: if its pid is used \
+             again within that moment, what its next user moves until then is counted.",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        ));
     }
     let sends_by_page = match btf {
         Some(btf) => btf.has_function("inet_sendpage"),

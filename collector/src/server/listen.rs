@@ -75,6 +75,11 @@ impl Listeners {
         Ok(bound)
     }
 
+    /// Has so many connections over TCP open at once; 512 unless told.
+    pub fn allow_tcp(&mut self, connections: usize) {
+        self.admission.tcp = connections;
+    }
+
     /// Listens to this process itself.
     pub fn memory(&mut self) -> MemoryConnector {
         let (connections, listener) = mpsc::channel(MEMORY_BACKLOG);

@@ -55,6 +55,7 @@ pub(crate) fn excuses(blind_spot_id: &str, pattern: Pattern, errors: Errors, tru
             Shape::ReceivedMissing,
         ),
         "raw-tcp" => (&[Pattern::RawTcpAndUdp], Shape::More),
+        "reused-pid" => (&[Pattern::ReusedPid], Shape::More),
         "urgent-unread" => (&[Pattern::UrgentUnread], Shape::UrgentBytes),
         "zerocopy-receive" => (&[Pattern::ZerocopyReceive], Shape::ReceivedMissing),
         _ => return false,
@@ -100,6 +101,8 @@ mod tests {
         assert!(excused("ktls-splice", Pattern::KtlsSplice, 0, -1000));
         assert!(!excused("ktls-splice", Pattern::KtlsSplice, 0, 1));
         assert!(!excused("not-tcp", Pattern::Peek, 0, -1));
+        assert!(excused("reused-pid", Pattern::ReusedPid, 50, 50));
+        assert!(!excused("reused-pid", Pattern::ReusedPid, -1, 0));
         assert!(excused(CHILDREN, Pattern::ForkingTree, -1000, -7));
         assert!(!excused(CHILDREN, Pattern::ForkingTree, 1, 0));
         assert!(!excused(CHILDREN, Pattern::Inherited, -1, 0));

@@ -4,9 +4,18 @@
 //! a tally. A goal that is not reached is told in its table; only the short form,
 //! a part of the tests, fails by it, and only when it is missed by more than twice.
 
+mod fanout;
+mod figures;
+mod host;
 mod measured;
+mod server;
 
+use std::fs;
+use std::thread;
+
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use crate::step::Tally;
 use crate::tree::Tree;
@@ -27,6 +36,9 @@ pub(crate) struct Selection {
     /// Only what runs in a guest
     #[arg(long)]
     guest_only: bool,
+    /// How often each side of fanout and host runs
+    #[arg(long, value_name = "N", conflicts_with = "short")]
+    rounds: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +49,10 @@ enum Name {
     Read,
     /// How fast watches come and go, and how soon they count
     Churn,
+    /// A tick's way to many subscribers
+    Fanout,
+    /// A database server under load, with netio and without
+    Host,
 }
 
 /// Those that `cargo xtask test` runs in their short form.
@@ -53,7 +69,7 @@ pub(crate) fn bench(tree: &Tree, selection: &Selection) -> Tally {
         native: !selection.guest_only,
         guest: !selection.native_only,
     };
-    run(tree, names, extent)
+    run(tree, names, extent, selection.rounds)
 }
 
 /// The short forms that belong to the tests, on this machine's kernel only.
@@ -63,17 +79,55 @@ pub(crate) fn short(tree: &Tree) -> Tally {
         native: true,
         guest: false,
     };
-    run(tree, &TESTED, extent)
+    run(tree, &TESTED, extent, None)
 }
 
-fn run(tree: &Tree, names: &[Name], extent: Extent) -> Tally {
+fn run(tree: &Tree, names: &[Name], extent: Extent, rounds: Option<u32>) -> Tally {
     let mut tally = Tally::default();
     for name in names {
         tally.add(match name {
             Name::Probe => measured(tree, "probe", extent),
             Name::Read => measured(tree, "read", extent),
             Name::Churn => measured(tree, "churn", extent),
+            Name::Fanout => tallied(fanout::fanout(tree, extent.short, rounds)),
+            // It has no short form: its figures come from seconds of load.
+            Name::Host if extent.short => Tally::default(),
+            Name::Host => tallied(host::host(tree, rounds)),
         });
     }
     tally
+}
+
+/// A benchmark that broke off is a failure.
+fn tallied(measured: Result<Tally>) -> Tally {
+    measured.unwrap_or_else(|error| {
+        let mut tally = Tally::default();
+        tally.fail(format!("{error:#}"));
+        tally
+    })
+}
+
+/// What the figures are of.
+fn machine() -> String {
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == "model name")
+        .map_or("an unknown model", |(_, model)| model.trim());
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("CPUs: {cpus}, {model}; Linux {}", kernel.trim())
+}
+
+/// Leaves what was measured in target/bench/NAME.json.
+fn leave(tree: &Tree, name: &str, measured: &impl Serialize) -> Result<()> {
+    let file = tree.target("bench").join(format!("{name}.json"));
+    let json = serde_json::to_string_pretty(measured)?;
+    fs::create_dir_all(tree.target("bench"))
+        .and_then(|()| fs::write(&file, json + "\n"))
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    println!("\nThe figures of each round: {}\n", file.display());
+    Ok(())
 }

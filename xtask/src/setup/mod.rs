@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs what the tests need, and tells what and why.
+//! `cargo xtask setup`: installs what tests and benchmarks need, and tells what and why.
 //!
 //! It takes purposes and leaves every tool of them installed, or says what it
 //! could not install and what to type. What is there already is left alone.
@@ -33,11 +33,19 @@ pub(crate) enum Purpose {
     Ebpf,
     /// Formatting, lints, licences
     Lint,
+    /// The benchmark of a database under load, and a peer to compare with
+    Bench,
 }
 
 impl Purpose {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Tests, Self::Guest, Self::Ebpf, Self::Lint];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Tests,
+        Self::Guest,
+        Self::Ebpf,
+        Self::Lint,
+        Self::Bench,
+    ];
 }
 
 impl fmt::Display for Purpose {
@@ -47,6 +55,7 @@ impl fmt::Display for Purpose {
             Self::Guest => "guest",
             Self::Ebpf => "ebpf",
             Self::Lint => "lint",
+            Self::Bench => "bench",
         })
     }
 }
@@ -158,6 +167,19 @@ const LINT: &[Need] = &[
     },
 ];
 
+const BENCH: &[Need] = &[
+    Need {
+        evidence: &["sysbench"],
+        why: "the load on a database server that is slowed down by what watches it",
+        remedy: Remedy::Apt("sysbench"),
+    },
+    Need {
+        evidence: &["nethogs"],
+        why: "a peer that captures packets, to compare with",
+        remedy: Remedy::Apt("nethogs"),
+    },
+];
+
 /// Installs what `purposes` need; with `dry_run` only tells what is missing.
 pub(crate) fn setup(tree: &Tree, purposes: &[Purpose], dry_run: bool) -> Result<()> {
     for purpose in purposes {
@@ -172,6 +194,7 @@ pub(crate) fn setup(tree: &Tree, purposes: &[Purpose], dry_run: bool) -> Result<
                 Purpose::Guest => install(GUEST, dry_run),
                 Purpose::Ebpf => bpf::install(dry_run),
                 Purpose::Lint => install(LINT, dry_run),
+                Purpose::Bench => install(BENCH, dry_run),
             },
         )?;
     }

@@ -103,6 +103,8 @@ fn prepare(tree: &Tree, skips: &Skips, tally: &mut Tally) {
             Purpose::Guest => skips.skip_guest,
             Purpose::Ebpf => skips.skip_ebpf,
             Purpose::Lint => skips.skip_lint,
+            // No test is a benchmark that needs anything.
+            Purpose::Bench => true,
         };
         if skip {
             continue;

@@ -16,6 +16,11 @@ use crate::{
 
 const ROUNDS: usize = 9;
 const SHORT_ROUNDS: usize = 3;
+/// In the short form one thread must do, and little of it.
+const SHORT_EFFORT: Effort = Effort {
+    pairs: 1000,
+    batches: 5,
+};
 const EFFORT: Effort = Effort {
     pairs: 4000,
     batches: 5,
@@ -41,7 +46,8 @@ pub(super) fn sections(types: &Btf, short: bool) -> Result<Vec<Section>> {
     let at_queue = Ours::attach(HookChoice::Tracepoint)?.is_at_queue();
     let cpus = machine::cpus()?;
     let mut sections = Vec::new();
-    for threads in [1, 2] {
+    let threads: &[usize] = if short { &[1] } else { &[1, 2] };
+    for &threads in threads {
         match cpus.get(..threads) {
             Some(cpus) => sections.push(section(types, short, at_queue, cpus)?),
             None => eprintln!("skipped: {threads} threads, since there are fewer CPUs"),
@@ -76,8 +82,12 @@ fn section(types: &Btf, short: bool, at_queue: bool, cpus: &[usize]) -> Result<S
         ),
         plan("empty twin", Side::Twin(EMPTY)),
     ];
-    let rounds = if short { SHORT_ROUNDS } else { ROUNDS };
-    let measured = measure(&plans, types, cpus, rounds, EFFORT)?;
+    let (rounds, effort) = if short {
+        (SHORT_ROUNDS, SHORT_EFFORT)
+    } else {
+        (ROUNDS, EFFORT)
+    };
+    let measured = measure(&plans, types, cpus, rounds, effort)?;
     let [bare, empty, same_hooks, netio, tutorial, .., again] = &measured[..] else {
         anyhow::bail!("a side was not measured");
     };
