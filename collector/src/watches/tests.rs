@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    kernel::{KernelInfo, fake::FakeKernel, refusing::RefusingKernel},
+    kernel::{AllowError, KernelInfo, fake::FakeKernel, refusing::RefusingKernel},
     processes::{Processes as _, fake::FakeProcesses},
 };
 
