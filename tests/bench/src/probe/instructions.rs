@@ -6,7 +6,7 @@ use aya::Btf;
 use netio_collector::probe::HookChoice;
 
 use super::{
-    Effort, Measured, Plan, listing, measure, plan, rows,
+    Calls, Effort, Measured, Plan, listing, measure, plan, rows,
     sides::{
         EMPTY, EMPTY_EXIT, EMPTY_EXIT_OF_TCP, EMPTY_PROBES, HASH_BODY, LRU_BODY, Side, TCPTOP_BODY,
         TUTORIAL_BODY,
@@ -20,6 +20,7 @@ use crate::{
 const ROUNDS: usize = 9;
 /// Emulated, and the same in every batch: few suffice.
 const EFFORT: Effort = Effort {
+    calls: Calls::InTurn,
     pairs: 500,
     batches: 3,
 };

@@ -25,7 +25,7 @@ use crate::{
     report::{Report, Section},
     rounds::Rounds,
 };
-use pair::{BYTES, Effort};
+use pair::{Calls, Effort};
 use sides::Side;
 
 /// How long the kernel may be busy with programs that were attached or detached.
@@ -99,8 +99,7 @@ fn measure(
             attached.watch().context(plan.name)?;
             measured.watched.push(pair::measure(cpus, effort)?);
             if let Some(counted) = attached.sent_bytes() {
-                let pairs = effort.pairs * effort.batches + effort.pairs / 10 + 1;
-                let sent = u64::from(pairs) * (BYTES * cpus.len()) as u64;
+                let sent = effort.bytes() * cpus.len() as u64;
                 ensure!(
                     counted == sent,
                     "netio counted {counted} bytes of {sent} that were sent"

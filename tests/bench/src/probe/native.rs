@@ -6,7 +6,7 @@ use aya::Btf;
 use netio_collector::probe::HookChoice;
 
 use super::{
-    Effort, listing, measure, plan, rows,
+    Calls, Effort, listing, measure, plan, rows,
     sides::{EMPTY, EMPTY_AT_QUEUE, HASH_BODY, LRU_BODY, Ours, Side, TCPTOP_BODY, TUTORIAL_BODY},
 };
 use crate::{
@@ -18,12 +18,14 @@ const ROUNDS: usize = 9;
 const SHORT_ROUNDS: usize = 3;
 /// In the short form one thread must do, and little of it.
 const SHORT_EFFORT: Effort = Effort {
-    pairs: 1000,
-    batches: 5,
+    calls: Calls::Together,
+    pairs: 10 * 256,
+    batches: 20,
 };
 const EFFORT: Effort = Effort {
-    pairs: 4000,
-    batches: 5,
+    calls: Calls::Together,
+    pairs: 20 * 256,
+    batches: 40,
 };
 
 /// What a program of netio's may take longer than an empty one, in nanoseconds.
@@ -98,7 +100,7 @@ fn section(types: &Btf, short: bool, at_queue: bool, cpus: &[usize]) -> Result<S
         count => format!("{count} threads of one process, each on its CPU"),
     };
     let mut section = Section::new(
-        format!("{threads}: ns for 64 bytes sent and received"),
+        format!("{threads}: ns for a call that sends and one that receives a byte"),
         &["ns", "added to the bare pair", "times the empty twin"],
     );
     for (plan, measured) in plans.iter().zip(&measured).take(plans.len() - 1) {
