@@ -18,7 +18,7 @@ use netio::v1::{
     NetIoSample, ProcessState, RenewWatchesRequest, SubscribeRequest, SubscribeResponse, Target,
     WatchRequest, net_io_service_client::NetIoServiceClient, watch_request::Life,
 };
-use netio_abi::{AllowPage, NO_SLOT, PIDS_PER_PAGE};
+use netio_abi::NO_SLOT;
 use support::{Collector, Result, next_tick, puppets::Puppets, skip};
 use tonic::{Code, Streaming, transport::Channel};
 
@@ -80,10 +80,12 @@ struct Run {
     clients: [Client; 2],
     ticks: Streaming<SubscribeResponse>,
     list: AllowList,
+    /// No process of this run ever had a higher pid.
+    highest: u32,
 }
 
 /// The map in the kernel, read by system calls.
-struct AllowList(Array<MapData, AllowPage>);
+struct AllowList(Array<MapData, [u32; 2]>);
 
 impl AllowList {
     /// That of the collector which was started last.
@@ -100,12 +102,13 @@ impl AllowList {
         Ok(Self(Array::try_from(map)?))
     }
 
-    fn pids(&self) -> Result<BTreeSet<u32>> {
+    /// Those that are on it, of all `below` this one.
+    fn pids(&self, below: u32) -> Result<BTreeSet<u32>> {
         let mut pids = BTreeSet::new();
-        for page in 0..self.0.len() {
-            let entries = self.0.get(&page, 0)?;
-            let listed = (0..).zip(entries).filter(|(_, slot)| *slot != NO_SLOT);
-            pids.extend(listed.map(|(index, _)| page * PIDS_PER_PAGE + index));
+        for pid in 0..below.min(self.0.len()) {
+            if self.0.get(&pid, 0)?[0] != NO_SLOT {
+                pids.insert(pid);
+            }
         }
         Ok(pids)
     }
@@ -134,6 +137,7 @@ impl Run {
             clients: [first, second],
             ticks: ticks.into_inner(),
             list: AllowList::find()?,
+            highest: 0,
         };
         for _ in 0..4 {
             run.start()?;
@@ -150,6 +154,7 @@ impl Run {
     fn born(&mut self, pid: u32, parent: Option<Process>) -> Process {
         self.births += 1;
         self.free.remove(&pid);
+        self.highest = self.highest.max(pid);
         let process = Process {
             pid,
             birth: self.births,
@@ -179,7 +184,7 @@ impl Run {
         let members = self.watches.values().flat_map(|it| &it.members);
         let expected: BTreeSet<u32> = members.map(|it| it.pid).collect();
         assert_eq!(
-            self.list.pids()?,
+            self.list.pids(self.highest + 1)?,
             expected,
             "the kernel's list, the model's"
         );

@@ -1,27 +1,34 @@
 //! Who is watched, and the counters: the part that every hook shares.
 //!
-//! Promises: a process that is not watched leaves at [`watched_slot`], which
-//! costs one array look-up; a count is never lost to another thread, another
+//! Promises: a process that is not watched leaves at [`Watched::current`], which
+//! costs two loads and one array look-up; a count is never lost to another thread, another
 //! CPU or a preemption, because each CPU adds to a bank of its own and by an
 //! atomic instruction (a program can be preempted by another program that adds
 //! to the same counter on the same CPU).
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
-    ptr::{addr_of_mut, read_volatile},
+    ptr::{addr_of_mut, read_volatile, write_volatile},
 };
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     btf_maps::Array,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_smp_processor_id, generated::bpf_get_current_task_btf,
+    },
     macros::btf_map,
 };
-use netio_abi::{AllowPage, Counters, FULL_PROCESSES, FULL_SOCKETS, NO_SLOT, PIDS_PER_PAGE};
+use netio_abi::{
+    AllowEntry, Counters, FULL_PROCESSES, FULL_SOCKETS, NO_SLOT,
+    fields::{BANK_SLOTS, TASK_CPU, TASK_TGID},
+};
+
+use crate::sock::{Btf, Object as _};
 
 /// The allow-list. The collector sets the size at load.
 #[btf_map]
-static ALLOW_LIST: Array<AllowPage, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+static ALLOW_LIST: Array<AllowEntry, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// The counters' banks. The collector sets the size at load.
 #[btf_map]
@@ -31,14 +38,65 @@ static COUNTERS: Array<Counters, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static FULL: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Slots in one CPU's bank; the collector sets it at load.
-#[unsafe(no_mangle)]
-static BANK_SLOTS: u32 = 0;
+/// Who is counted, and on which CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Watched {
+    slot: u32,
+    cpu: u32,
+}
+
+impl Watched {
+    /// The current process, if it is watched.
+    ///
+    /// Pid and CPU are read from the task, which is cheaper than the helpers that
+    /// give them. That the CPU is right matters for speed alone.
+    #[inline(always)]
+    pub(crate) fn current() -> Option<Self> {
+        let task = current_task();
+        let mut cpu = 0;
+        // SAFETY: a variable of our own. Volatile, to keep it in memory: a register
+        // that is kept over the look-up costs those more who are not watched.
+        unsafe { write_volatile(&raw mut cpu, task.field(TASK_CPU)) };
+        let slot = slot_of(task.field(TASK_TGID));
+        // SAFETY: as above.
+        (slot != NO_SLOT).then(|| Self {
+            slot,
+            cpu: unsafe { read_volatile(&raw const cpu) },
+        })
+    }
+
+    /// The same for programs that are also for kernels without BTF.
+    #[inline(always)]
+    pub(crate) fn current_without_btf() -> Option<Self> {
+        let slot = watched_slot_without_btf();
+        (slot != NO_SLOT).then(|| Self {
+            slot,
+            // SAFETY: the helper has no preconditions.
+            cpu: unsafe { bpf_get_smp_processor_id() },
+        })
+    }
+}
 
 /// The slot of the current process, or `NO_SLOT` if it is not watched.
 #[inline(always)]
 pub(crate) fn watched_slot() -> u32 {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    slot_of(current_task().field(TASK_TGID))
+}
+
+/// The same for programs that are also for kernels without BTF.
+#[inline(always)]
+pub(crate) fn watched_slot_without_btf() -> u32 {
+    slot_of((bpf_get_current_pid_tgid() >> 32) as u32)
+}
+
+#[inline(always)]
+fn current_task() -> Btf {
+    // SAFETY: the helper has no preconditions.
+    Btf(unsafe { bpf_get_current_task_btf() }.cast_const().cast())
+}
+
+#[inline(always)]
+fn slot_of(tgid: u32) -> u32 {
     match allow_entry(tgid) {
         // SAFETY: the entry lies in a map's element. Volatile, because others
         // write it while programs run.
@@ -50,18 +108,19 @@ pub(crate) fn watched_slot() -> u32 {
 /// A process's entry in the allow-list; `None` for a pid that is beyond it.
 #[inline(always)]
 pub(crate) fn allow_entry(tgid: u32) -> Option<*mut u32> {
-    let page = ALLOW_LIST.get_ptr_mut(tgid / PIDS_PER_PAGE)?;
-    // SAFETY: the look-up gave a whole page, and the remainder lies in it.
-    Some(unsafe { addr_of_mut!((*page)[(tgid % PIDS_PER_PAGE) as usize]) })
+    let entry = ALLOW_LIST.get_ptr_mut(tgid)?;
+    // SAFETY: the look-up gave a whole element.
+    Some(unsafe { addr_of_mut!((*entry).slot) })
 }
 
-/// Counts one call that sent `bytes`.
+/// Counts one call that sent `bytes`: told last, so that nothing must be kept for
+/// it while the counters are looked up.
 #[inline(always)]
-pub(crate) fn sent(slot: u32, bytes: u64) {
-    if let Some(counters) = counters(slot) {
+pub(crate) fn sent(of: Watched, bytes: impl FnOnce() -> u64) {
+    if let Some(counters) = counters(of) {
         // SAFETY: `counters` points into a map's element.
         unsafe {
-            add(&raw mut (*counters).sent_bytes, bytes);
+            add(&raw mut (*counters).sent_bytes, bytes());
             add(&raw mut (*counters).sent_calls, 1);
         }
     }
@@ -69,11 +128,11 @@ pub(crate) fn sent(slot: u32, bytes: u64) {
 
 /// Counts one call that received `bytes`.
 #[inline(always)]
-pub(crate) fn received(slot: u32, bytes: u64) {
-    if let Some(counters) = counters(slot) {
+pub(crate) fn received(of: Watched, bytes: impl FnOnce() -> u64) {
+    if let Some(counters) = counters(of) {
         // SAFETY: `counters` points into a map's element.
         unsafe {
-            add(&raw mut (*counters).received_bytes, bytes);
+            add(&raw mut (*counters).received_bytes, bytes());
             add(&raw mut (*counters).received_calls, 1);
         }
     }
@@ -82,8 +141,8 @@ pub(crate) fn received(slot: u32, bytes: u64) {
 /// Counts `bytes` that were taken from a receive queue, for a call that is
 /// counted elsewhere.
 #[inline(always)]
-pub(crate) fn received_bytes(slot: u32, bytes: u64) {
-    if let Some(counters) = counters(slot) {
+pub(crate) fn received_bytes(of: Watched, bytes: u64) {
+    if let Some(counters) = counters(of) {
         // SAFETY: `counters` points into a map's element.
         unsafe { add(&raw mut (*counters).received_bytes, bytes) }
     }
@@ -91,8 +150,8 @@ pub(crate) fn received_bytes(slot: u32, bytes: u64) {
 
 /// Counts one call that received, whose bytes are counted elsewhere.
 #[inline(always)]
-pub(crate) fn received_call(slot: u32) {
-    if let Some(counters) = counters(slot) {
+pub(crate) fn received_call(of: Watched) {
+    if let Some(counters) = counters(of) {
         // SAFETY: `counters` points into a map's element.
         unsafe { add(&raw mut (*counters).received_calls, 1) }
     }
@@ -118,20 +177,22 @@ fn full(what: u32) {
     }
 }
 
+/// A positive result of a call, in 64 bits by one instruction.
 #[inline(always)]
-fn counters(slot: u32) -> Option<*mut Counters> {
-    // SAFETY: a plain static; volatile, because the loader rewrites it.
-    let bank = unsafe { read_volatile(&raw const BANK_SLOTS) };
-    // SAFETY: the helper has no preconditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    COUNTERS.get_ptr_mut(cpu * bank + slot)
+pub(crate) fn widened(ret: i32) -> u64 {
+    (ret & i32::MAX) as u64
+}
+
+#[inline(always)]
+fn counters(of: Watched) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(of.cpu.wrapping_mul(BANK_SLOTS).wrapping_add(of.slot))
 }
 
 /// # Safety
 ///
 /// `counter` points at a counter in a map's element.
 #[inline(always)]
-unsafe fn add(counter: *mut u64, amount: u64) {
+pub(crate) unsafe fn add(counter: *mut u64, amount: u64) {
     // SAFETY: by this function's contract; map elements are 8-byte aligned.
     // The intrinsic, because `AtomicU64::fetch_add` is not there for a target
     // without compare-and-swap; unused, its result costs nothing.

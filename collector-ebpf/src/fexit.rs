@@ -9,13 +9,11 @@
 //! [`splice_read`] and [`zerocopy_receive`] also complete the tracepoint mode.
 
 use aya_ebpf::{helpers::generated::bpf_sock_from_file, macros::fexit, programs::FExitContext};
-use netio_abi::NO_SLOT;
+use netio_abi::fields::{ZC_COPYBUF_LEN, ZC_LENGTH};
 
 use crate::{
-    account::{received, sent, watched_slot},
-    sock::{
-        Btf, Kind, OFF_ZC_COPYBUF_LEN, OFF_ZC_LENGTH, Object as _, is_stream, kind, offset, sk_of,
-    },
+    account::{Watched, received, sent, widened},
+    sock::{Btf, Kind, Object as _, is_stream, kind, sk_of},
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
 
@@ -48,13 +46,12 @@ pub fn recv_v6(ctx: FExitContext) -> i32 {
 /// `inet_sendmsg`, which counts it.
 #[fexit(function = "inet_sendpage")]
 pub fn sendpage(ctx: FExitContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let ret: i64 = ctx.arg(5);
     if ret > 0 && kind(sk_of(Btf(ctx.arg(0)))) == Kind::Tcp {
-        sent(slot, ret as u64);
+        sent(watched, || ret as u64);
     }
     0
 }
@@ -65,10 +62,9 @@ pub fn sendpage(ctx: FExitContext) -> i32 {
 /// splices are receive calls, which are counted as such.
 #[fexit(function = "sock_splice_read")]
 pub fn splice_read(ctx: FExitContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let ret: i64 = ctx.arg(5);
     if ret <= 0 {
         return 0;
@@ -76,7 +72,7 @@ pub fn splice_read(ctx: FExitContext) -> i32 {
     // SAFETY: the verifier checks the argument.
     let socket = unsafe { bpf_sock_from_file(ctx.arg::<*mut u8>(0).cast()) };
     if !socket.is_null() && kind(sk_of(Btf(socket.cast_const().cast()))) == Kind::Tcp {
-        received(slot, ret as u64);
+        received(watched, || ret as u64);
     }
     0
 }
@@ -85,13 +81,12 @@ pub fn splice_read(ctx: FExitContext) -> i32 {
 /// be hooked.
 #[fexit(function = "tcp_splice_read")]
 pub fn splice_read_tcp(ctx: FExitContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let ret: i64 = ctx.arg(5);
     if ret > 0 {
-        received(slot, ret as u64);
+        received(watched, || ret as u64);
     }
     0
 }
@@ -101,44 +96,41 @@ pub fn splice_read_tcp(ctx: FExitContext) -> i32 {
 /// bytes copied instead.
 #[fexit(function = "tcp_zerocopy_receive")]
 pub fn zerocopy_receive(ctx: FExitContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let ret: i32 = ctx.arg(3);
     let zc = Btf(ctx.arg(1));
-    let mapped: u32 = zc.field(offset(&OFF_ZC_LENGTH));
-    let copied: i32 = zc.field(offset(&OFF_ZC_COPYBUF_LEN));
+    let mapped: u32 = zc.field(ZC_LENGTH);
+    let copied: i32 = zc.field(ZC_COPYBUF_LEN);
     let bytes = u64::from(mapped) + copied.max(0) as u64;
     if ret == 0 && bytes > 0 {
-        received(slot, bytes);
+        received(watched, || bytes);
     }
     0
 }
 
 #[inline(always)]
 fn on_sendmsg(ctx: &FExitContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
-    let ret: i32 = ctx.arg(3);
-    if ret > 0 && is_stream(sk_of(Btf(ctx.arg(0)))) {
-        sent(slot, u64::from(ret as u32));
+    };
+    let ret = || ctx.arg::<i32>(3);
+    if ret() > 0 && is_stream(sk_of(Btf(ctx.arg(0)))) {
+        sent(watched, || widened(ret()));
     }
     0
 }
 
 #[inline(always)]
 fn on_recvmsg(ctx: &FExitContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let flags: i32 = ctx.arg(3);
-    let ret: i32 = ctx.arg(4);
-    if ret > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && is_stream(sk_of(Btf(ctx.arg(0)))) {
-        received(slot, u64::from(ret as u32));
+    let ret = || ctx.arg::<i32>(4);
+    if ret() > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && is_stream(sk_of(Btf(ctx.arg(0)))) {
+        received(watched, || widened(ret()));
     }
     0
 }

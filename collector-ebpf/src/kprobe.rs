@@ -20,10 +20,9 @@ use aya_ebpf::{
     macros::{btf_map, kprobe, kretprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
-use netio_abi::NO_SLOT;
 
 use crate::{
-    account::{received, sent, sockets_full, watched_slot},
+    account::{Watched, received, sent, sockets_full, widened},
     receive_queue::{POSITIONS, TCP_SYN_SENT},
     sock::{Raw, consumed, is_owned, position, reads_plainly, urgent_between},
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
@@ -37,13 +36,12 @@ static RECEIVING: HashMap<u64, i32, 8192> = HashMap::new();
 /// accepted or a negative error.
 #[kretprobe]
 pub fn send_return(ctx: RetProbeContext) -> u32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
-    let ret: i32 = ctx.ret();
-    if ret > 0 {
-        sent(slot, ret as u64);
+    };
+    let ret = || ctx.ret::<i32>();
+    if ret() > 0 {
+        sent(watched, || widened(ret()));
     }
     0
 }
@@ -55,10 +53,10 @@ pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
     let Some(sk) = ctx.arg::<*const u8>(0) else {
         return 0;
     };
-    let slot = watched_slot();
+    let watched = Watched::current();
     let noted = POSITIONS.get_ptr_mut(sk as u64);
     // Another process's reading moves the note of a followed socket along.
-    if slot == NO_SLOT && noted.is_none() {
+    if watched.is_none() && noted.is_none() {
         return 0;
     }
     // Only TCP's own sockets come here, so none is asked what it is: each field
@@ -82,8 +80,10 @@ pub fn cleanup_rbuf(ctx: ProbeContext) -> u32 {
             first_read(tp, now, ctx.arg::<i32>(1).unwrap_or_default().max(0) as u32)
         }
     };
-    if slot != NO_SLOT && bytes > 0 {
-        received(slot, u64::from(bytes));
+    if let Some(watched) = watched
+        && bytes > 0
+    {
+        received(watched, || u64::from(bytes));
     }
     0
 }
@@ -116,7 +116,7 @@ pub fn recv_entry_5_18(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn on_recv_entry(flags: Option<i32>) -> u32 {
-    if watched_slot() != NO_SLOT
+    if Watched::current().is_some()
         && let Some(flags) = flags
         && RECEIVING
             .insert(bpf_get_current_pid_tgid(), flags, u64::from(BPF_ANY))
@@ -130,10 +130,9 @@ fn on_recv_entry(flags: Option<i32>) -> u32 {
 /// The return of those.
 #[kretprobe]
 pub fn recv_return(ctx: RetProbeContext) -> u32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: only this thread writes its element.
     let flags = unsafe { RECEIVING.get(thread) }.copied();
@@ -143,7 +142,7 @@ pub fn recv_return(ctx: RetProbeContext) -> u32 {
         && ret > 0
         && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0
     {
-        received(slot, ret as u64);
+        received(watched, || ret as u64);
     }
     0
 }
@@ -151,13 +150,12 @@ pub fn recv_return(ctx: RetProbeContext) -> u32 {
 /// The return of `tls_sw_splice_read`.
 #[kretprobe]
 pub fn splice_return(ctx: RetProbeContext) -> u32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let ret: i64 = ctx.ret();
     if ret > 0 {
-        received(slot, ret as u64);
+        received(watched, || ret as u64);
     }
     0
 }

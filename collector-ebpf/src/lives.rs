@@ -30,15 +30,13 @@ use aya_ebpf::{
 };
 use netio_abi::{
     LIFE_BORN, LIFE_EXITED, LIFE_UNUSED, Life, NO_SLOT, PoolEnds, START_TIME_STEP, WISH_CHANGES,
+    fields::{SIGNAL_LIVE, TASK_SIGNAL, TASK_START, TASK_TGID},
     pool_index,
 };
 
 use crate::{
-    account::{allow_entry, processes_full, watched_slot},
-    sock::{
-        Btf, OFF_SIGNAL_LIVE, OFF_TASK_SIGNAL, OFF_TASK_START, OFF_TASK_TGID, Object as _,
-        TCP_LISTEN, offset,
-    },
+    account::{allow_entry, processes_full, watched_slot, watched_slot_without_btf},
+    sock::{Btf, Object as _, TCP_LISTEN},
 };
 
 /// Whose slot each is. The collector sets the size at load.
@@ -80,7 +78,7 @@ pub fn life_begins(ctx: BtfTracePointContext) -> i32 {
     }
     let parent = watched_slot();
     let child = Btf(ctx.arg(0));
-    let tgid: u32 = child.field(offset(&OFF_TASK_TGID));
+    let tgid: u32 = child.field(TASK_TGID);
     let family = family_of(parent);
     let Some(entry) = allow_entry(tgid) else {
         // pid_max was raised since the list was made.
@@ -91,7 +89,7 @@ pub fn life_begins(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: `entry` points at an entry of the allow-list; as all below.
     let old = unsafe { read_volatile(entry) };
-    let start: u64 = child.field(offset(&OFF_TASK_START));
+    let start: u64 = child.field(TASK_START);
     if old == NO_SLOT && family == NO_SLOT {
         return 0;
     }
@@ -138,7 +136,7 @@ pub fn life_begins(ctx: BtfTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn life_renamed(_ctx: RawTracePointContext) -> i32 {
     tell((bpf_get_current_pid_tgid() >> 32) as u32);
-    if let Some(life) = LIVES.get_ptr_mut(watched_slot()) {
+    if let Some(life) = LIVES.get_ptr_mut(watched_slot_without_btf()) {
         // SAFETY: `life` points at a map's element.
         unsafe {
             if (*life).tgid != 0 {
@@ -160,8 +158,8 @@ pub fn life_ends(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let task = Btf(ctx.arg(0));
-    let signal = Btf(task.field::<usize>(offset(&OFF_TASK_SIGNAL)) as *const u8);
-    if signal.field::<i32>(offset(&OFF_SIGNAL_LIVE)) != 0 {
+    let signal = Btf(task.field::<usize>(TASK_SIGNAL) as *const u8);
+    if signal.field::<i32>(SIGNAL_LIVE) != 0 {
         return 0;
     }
     if let Some(entry) = allow_entry((bpf_get_current_pid_tgid() >> 32) as u32) {
@@ -188,7 +186,7 @@ pub fn life_listens(ctx: RawTracePointContext) -> i32 {
 /// struct task_struct *task, bool threadgroup)`
 #[btf_tracepoint(function = "cgroup_attach_task")]
 pub fn life_moves(ctx: BtfTracePointContext) -> i32 {
-    tell(Btf(ctx.arg(2)).field(offset(&OFF_TASK_TGID)));
+    tell(Btf(ctx.arg(2)).field(TASK_TGID));
     0
 }
 

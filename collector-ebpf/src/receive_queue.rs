@@ -19,6 +19,8 @@
 //!   noted at its first read, and that read's own return value settles what it
 //!   brought.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE},
@@ -30,15 +32,15 @@ use aya_ebpf::{
     macros::{btf_map, btf_tracepoint},
     programs::BtfTracePointContext,
 };
-use netio_abi::{NO_SLOT, WISH_TGID};
+use netio_abi::{WISH_TGID, fields::TASK_TGID};
 
 use crate::{
-    account::{received_bytes, received_call, sockets_full, watched_slot},
+    account::{Watched, add, received_bytes, received_call, sockets_full},
     lives::WISHES,
     sock::{
-        Btf, Kind, OFF_TASK_TGID, Object as _, TCP_LISTEN, after, consumed, first_unaccepted,
-        has_bpf_storage, is_listening, is_owned, kind, nothing_arrived, offset, position,
-        reads_plainly, sk_of, sk_of_request, tcp_sock,
+        Btf, Kind, Object as _, TCP_LISTEN, after, consumed, first_unaccepted, has_bpf_storage,
+        is_listening, is_owned, is_received_by_tcp, kind, nothing_arrived, position, reads_plainly,
+        sk_of, sk_of_request, tcp_sock,
     },
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
@@ -98,6 +100,18 @@ static FOLLOWED: InheritedSkStorage = InheritedSkStorage {
 #[btf_map]
 pub(crate) static POSITIONS: HashMap<u64, u32, 65536> = HashMap::new();
 
+/// First reads that were seen and not settled yet: while there are none, which is
+/// nearly always, no receive call need look for its socket's note. More than there
+/// are if a socket goes in the middle of its first read, which costs a look-up and
+/// nothing else.
+#[unsafe(no_mangle)]
+static mut FIRST_READS: u64 = 0;
+
+#[inline(always)]
+fn first_reads() -> *mut u64 {
+    &raw mut FIRST_READS
+}
+
 #[inline(always)]
 fn followed(sk: Btf) -> Option<&'static mut Followed> {
     storage(sk, core::ptr::null_mut(), 0)
@@ -133,8 +147,8 @@ fn storage(sk: Btf, initial: *mut Followed, flags: u64) -> Option<&'static mut F
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 pub fn queue_read(ctx: BtfTracePointContext) -> i32 {
     let sk = Btf(ctx.arg(0));
-    let slot = watched_slot();
-    if slot == NO_SLOT && !has_bpf_storage(sk) {
+    let watched = Watched::current();
+    if watched.is_none() && !has_bpf_storage(sk) {
         return 0;
     }
     let Some(tp) = tcp_sock(sk) else { return 0 };
@@ -143,17 +157,18 @@ pub fn queue_read(ctx: BtfTracePointContext) -> i32 {
     }
     let position = position(tp);
     let Some(note) = followed(sk) else {
-        if slot != NO_SLOT {
+        if watched.is_some() {
             let reader = bpf_get_current_pid_tgid() as u32;
-            follow(
-                sk,
-                Followed {
-                    position,
-                    base: FIRST_READ,
-                    reader,
-                    counted: 0,
-                },
-            );
+            let note = Followed {
+                position,
+                base: FIRST_READ,
+                reader,
+                counted: 0,
+            };
+            if follow(sk, note).is_some() {
+                // SAFETY: a word that is only ever changed by atomic additions.
+                unsafe { add(first_reads(), 1) };
+            }
         }
         return 0;
     };
@@ -164,13 +179,14 @@ pub fn queue_read(ctx: BtfTracePointContext) -> i32 {
         position.wrapping_sub(note.position)
     };
     note.position = position;
-    if slot == NO_SLOT || advance == 0 {
+    let Some(watched) = watched else { return 0 };
+    if advance == 0 {
         return 0;
     }
     if note.base == FIRST_READ && note.reader == bpf_get_current_pid_tgid() as u32 {
         note.counted = note.counted.wrapping_add(advance);
     }
-    received_bytes(slot, u64::from(advance));
+    received_bytes(watched, u64::from(advance));
     0
 }
 
@@ -179,10 +195,9 @@ pub fn queue_read(ctx: BtfTracePointContext) -> i32 {
 /// (Multipath TCP, kernel TLS), and settles a socket's first read.
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn queue_recv(ctx: BtfTracePointContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
+    };
     let ret: i32 = ctx.arg(1);
     let flags: i32 = ctx.arg(2);
     if ret <= 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
@@ -191,21 +206,28 @@ pub fn queue_recv(ctx: BtfTracePointContext) -> i32 {
     let sk = Btf(ctx.arg(0));
     match kind(sk) {
         Kind::Other => return 0,
-        Kind::Mptcp => received_bytes(slot, ret as u64),
+        Kind::Mptcp => received_bytes(watched, ret as u64),
+        // SAFETY: an aligned word.
+        Kind::Tcp if is_received_by_tcp(sk) && unsafe { read_volatile(first_reads()) } == 0 => {}
         Kind::Tcp => {
             let Some(tp) = tcp_sock(sk) else { return 0 };
             if !reads_plainly(tp) {
-                received_bytes(slot, ret as u64);
+                received_bytes(watched, ret as u64);
             } else if let Some(note) = followed(sk)
                 && note.base == FIRST_READ
                 && note.reader == bpf_get_current_pid_tgid() as u32
             {
                 note.base = KNOWN;
-                received_bytes(slot, u64::from((ret as u32).saturating_sub(note.counted)));
+                // SAFETY: as where it was added.
+                unsafe { add(first_reads(), u64::MAX) };
+                received_bytes(
+                    watched,
+                    u64::from((ret as u32).saturating_sub(note.counted)),
+                );
             }
         }
     }
-    received_call(slot);
+    received_call(watched);
     0
 }
 
@@ -219,7 +241,8 @@ pub fn queue_birth(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let sk = Btf(ctx.arg(0));
-    if watched_slot() == NO_SLOT && !has_bpf_storage(sk) {
+    let is_watched = Watched::current().is_some();
+    if !is_watched && !has_bpf_storage(sk) {
         return 0;
     }
     if kind(sk) != Kind::Tcp {
@@ -228,7 +251,7 @@ pub fn queue_birth(ctx: BtfTracePointContext) -> i32 {
     match followed(sk) {
         // A socket that was disconnected and is used again.
         Some(note) => *note = Followed::default(),
-        None if watched_slot() != NO_SLOT => {
+        None if is_watched => {
             follow(sk, Followed::default());
         }
         None => {}
@@ -246,7 +269,7 @@ fn noted_socket(ctx: &BtfTracePointContext) -> Option<(Btf, Btf)> {
     if task.is_null() || file.is_null() {
         return None;
     }
-    let tgid: u32 = Btf(task).field(offset(&OFF_TASK_TGID));
+    let tgid: u32 = Btf(task).field(TASK_TGID);
     if WISHES.get(WISH_TGID) != Some(&u64::from(tgid)) {
         return None;
     }

@@ -4,10 +4,9 @@
 //! receives that bypass the receive call stay unseen.
 
 use aya_ebpf::{EbpfContext as _, macros::tracepoint, programs::TracePointContext};
-use netio_abi::NO_SLOT;
 
 use crate::{
-    account::{received, sent, watched_slot},
+    account::{Watched, received, sent},
     tracepoint::{MSG_ERRQUEUE, MSG_PEEK},
 };
 
@@ -28,23 +27,21 @@ struct Record {
 
 #[tracepoint(category = "sock", name = "sock_send_length")]
 pub fn record_send(ctx: TracePointContext) -> u32 {
-    let slot = watched_slot();
-    if slot != NO_SLOT
+    if let Some(watched) = Watched::current_without_btf()
         && let Some((bytes, _)) = stream_bytes(&ctx)
     {
-        sent(slot, bytes);
+        sent(watched, || bytes);
     }
     0
 }
 
 #[tracepoint(category = "sock", name = "sock_recv_length")]
 pub fn record_recv(ctx: TracePointContext) -> u32 {
-    let slot = watched_slot();
-    if slot != NO_SLOT
+    if let Some(watched) = Watched::current_without_btf()
         && let Some((bytes, flags)) = stream_bytes(&ctx)
         && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0
     {
-        received(slot, bytes);
+        received(watched, || bytes);
     }
     0
 }

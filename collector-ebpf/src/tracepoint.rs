@@ -8,10 +8,9 @@
 //! [`crate::receive_queue`].
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use netio_abi::NO_SLOT;
 
 use crate::{
-    account::{received, sent, watched_slot},
+    account::{Watched, received, sent},
     sock::{Btf, is_stream},
 };
 
@@ -21,13 +20,11 @@ pub(crate) const MSG_ERRQUEUE: i32 = 0x2000;
 /// `sock_send_length(sk, ret, flags)`
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sock_send(ctx: BtfTracePointContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
-    let ret: i32 = ctx.arg(1);
-    if ret > 0 && is_stream(Btf(ctx.arg(0))) {
-        sent(slot, u64::from(ret as u32));
+    };
+    if ctx.arg::<i32>(1) > 0 && is_stream(Btf(ctx.arg(0))) {
+        sent(watched, || result(&ctx));
     }
     0
 }
@@ -35,14 +32,20 @@ pub fn sock_send(ctx: BtfTracePointContext) -> i32 {
 /// `sock_recv_length(sk, ret, flags)`
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn sock_recv(ctx: BtfTracePointContext) -> i32 {
-    let slot = watched_slot();
-    if slot == NO_SLOT {
+    let Some(watched) = Watched::current() else {
         return 0;
-    }
-    let ret: i32 = ctx.arg(1);
+    };
     let flags: i32 = ctx.arg(2);
-    if ret > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && is_stream(Btf(ctx.arg(0))) {
-        received(slot, u64::from(ret as u32));
+    if ctx.arg::<i32>(1) > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && is_stream(Btf(ctx.arg(0)))
+    {
+        received(watched, || result(&ctx));
     }
     0
+}
+
+/// The result of the call, which is positive. The kernel widens it from its 32 bits
+/// by zeros (`CAST_TO_U64` in `include/trace/bpf_probe.h`).
+#[inline(always)]
+fn result(ctx: &BtfTracePointContext) -> u64 {
+    ctx.arg(1)
 }

@@ -36,6 +36,7 @@ use crate::{
 mod attach;
 mod blind_spots;
 mod changes;
+mod fields;
 mod kretprobe;
 mod lives;
 mod mapped;

@@ -2,7 +2,7 @@
 //! the collector. All are arrays that both sides map or reach directly, so
 //! nothing here costs a system call.
 //!
-//! - `ALLOW_LIST`: [`AllowPage`]s, indexed by `tgid / PIDS_PER_PAGE`. A process's
+//! - `ALLOW_LIST`: [`AllowEntry`]s, indexed by tgid. A process's
 //!   entry is the slot it counts in, or [`NO_SLOT`]. Written by the collector for
 //!   processes that it found, and by the programs for children that are born and
 //!   processes that exit; always by an atomic exchange, so that whoever comes
@@ -17,15 +17,22 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-/// Entries in one [`AllowPage`].
-pub const PIDS_PER_PAGE: u32 = 1024;
+pub mod fields;
 
 /// The entry of a process that is not watched. No process is given this slot.
 pub const NO_SLOT: u32 = 0;
 
-/// One element of `ALLOW_LIST`: the slots of consecutive process ids, filling
-/// a page of memory.
-pub type AllowPage = [u32; PIDS_PER_PAGE as usize];
+/// One element of `ALLOW_LIST`: the slot of one process id. As wide as the kernel
+/// makes any element of an array: to pack entries more tightly would cost each call
+/// of each process seven instructions for finding its part of an element.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllowEntry {
+    /// The slot, or [`NO_SLOT`].
+    pub slot: u32,
+    /// Not used yet.
+    pub reserved: u32,
+}
 
 /// One element of `COUNTERS`: what one slot's process did on one CPU, since the
 /// maps were made.

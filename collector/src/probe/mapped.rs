@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::maps::Map;
-use netio_abi::{AllowPage, NO_SLOT, PIDS_PER_PAGE};
+use netio_abi::{AllowEntry, NO_SLOT};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::kernel::{Counters, Slot};
@@ -75,12 +75,12 @@ pub(super) struct AllowList {
 }
 
 impl AllowList {
-    /// Maps `map`, which has `pages` elements.
-    pub(super) fn new(map: &Map, pages: u32) -> io::Result<Self> {
-        let length = pages as usize * size_of::<AllowPage>();
+    /// Maps `map`, which has an element for each of `pids`.
+    pub(super) fn new(map: &Map, pids: u32) -> io::Result<Self> {
+        let length = pids as usize * size_of::<AllowEntry>();
         Ok(Self {
             memory: Memory::of(map, length, ProtFlags::READ | ProtFlags::WRITE)?,
-            pids: pages * PIDS_PER_PAGE,
+            pids,
         })
     }
 
@@ -115,10 +115,10 @@ impl AllowList {
         if tgid >= self.pids {
             return None;
         }
-        let cell = self.memory.element::<u32>(tgid as usize)?;
+        let entry = self.memory.element::<AllowEntry>(tgid as usize)?;
         // SAFETY: an aligned word of the mapping, which lives as long as `self`;
         // every access to it, on either side, is atomic.
-        Some(unsafe { AtomicU32::from_ptr(cell.as_ptr()) })
+        Some(unsafe { AtomicU32::from_ptr(&raw mut (*entry.as_ptr()).slot) })
     }
 }
 

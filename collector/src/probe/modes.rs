@@ -3,44 +3,44 @@
 use std::fs;
 
 use netio::v1;
+use netio_abi::fields::{
+    ACCEPT_HEAD, BYTES_RECEIVED, COPIED_SEQ, PROTO_RECVMSG, RCV_NXT, REQUEST_NEXT, REQUEST_SK,
+    SIGNAL_LIVE, SK_BPF_STORAGE, SK_LOCK_OWNED, SK_PROTOCOL, SK_TYPE, SKC_FLAGS, SKC_PROT,
+    SKC_STATE, SOCKET_SK, TASK_CPU, TASK_SIGNAL, TASK_START, TASK_TGID, ULP_NAME, ULP_OPS, URG_SEQ,
+    ZC_COPYBUF_LEN, ZC_LENGTH,
+};
 
 use super::{AttachError, attach::Attached, kretprobe, object::Object, preemption, tracefs};
 use crate::btf::Btf;
 
-/// Offsets that telling TCP from the rest needs.
-const KIND: [&str; 2] = ["OFF_SK_TYPE", "OFF_SK_PROTOCOL"];
-/// Offsets that counting by the read position needs.
-const POSITION: [&str; 11] = [
-    "OFF_SOCKET_SK",
-    "OFF_SKC_FLAGS",
-    "OFF_SK_PROT",
-    "OFF_SK_LOCK_OWNED",
-    "OFF_PROTO_RECVMSG",
-    "OFF_ULP_NAME",
-    "OFF_ICSK_ULP_OPS",
-    "OFF_COPIED_SEQ",
-    "OFF_RCV_NXT",
-    "OFF_BYTES_RECEIVED",
-    "OFF_TASK_TGID",
+/// Fields that telling who calls, and TCP from the rest, needs.
+const KIND: [usize; 4] = [SK_TYPE, SK_PROTOCOL, TASK_TGID, TASK_CPU];
+/// Fields that counting by the read position needs.
+const POSITION: [usize; 11] = [
+    SOCKET_SK,
+    SKC_FLAGS,
+    SKC_PROT,
+    SK_LOCK_OWNED,
+    PROTO_RECVMSG,
+    ULP_NAME,
+    ULP_OPS,
+    COPIED_SEQ,
+    RCV_NXT,
+    BYTES_RECEIVED,
+    TASK_TGID,
 ];
 
-/// Offsets that following sockets by storage of their own needs.
-const QUEUE: [&str; 6] = [
-    "OFF_SK_BPF_STORAGE",
-    "OFF_SKC_STATE",
-    "OFF_ICSK_ACCEPT_QUEUE",
-    "OFF_RSKQ_ACCEPT_HEAD",
-    "OFF_REQ_NEXT",
-    "OFF_REQ_SK",
+/// Fields that following sockets by storage of their own needs.
+const QUEUE: [usize; 5] = [
+    SK_BPF_STORAGE,
+    SKC_STATE,
+    ACCEPT_HEAD,
+    REQUEST_NEXT,
+    REQUEST_SK,
 ];
 
-/// Offsets that following processes needs.
-const LIVES: [&str; 4] = [
-    "OFF_TASK_TGID",
-    "OFF_TASK_START",
-    "OFF_TASK_SIGNAL",
-    "OFF_SIGNAL_LIVE",
-];
+/// Fields that following processes needs.
+const LIVES: [usize; 4] = [TASK_TGID, TASK_START, TASK_SIGNAL, SIGNAL_LIVE];
 
 /// Loads and attaches a mode's programs, with `slots` to count in; all of them or
 /// none.
@@ -104,7 +104,7 @@ fn lives(to: &mut Attached) -> Result<(), AttachError> {
 fn changes(to: &mut Attached) -> Result<(), AttachError> {
     to.raw_tp("life_renamed", "sched_process_exec")?;
     to.raw_tp("life_listens", "inet_sock_set_state")?;
-    to.object.require(&["OFF_TASK_TGID"])?;
+    to.object.require(&[TASK_TGID])?;
     to.tp_btf("life_moves", "cgroup_attach_task")
 }
 
@@ -165,7 +165,7 @@ fn at_receive_queue(to: &mut Attached, _btf: &Btf) -> Result<(), AttachError> {
 }
 
 fn fentry(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
-    to.object.require(&["OFF_SOCKET_SK"])?;
+    to.object.require(&[SOCKET_SK])?;
     to.fexit("send_v4", "inet_sendmsg")?;
     to.fexit("recv_v4", "inet_recvmsg")?;
     // A kernel may do without IPv6, or have it as a module.
@@ -184,7 +184,7 @@ fn fentry(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
 /// Until 6.5, sendfile and splice sent by a function of their own.
 fn sendpage(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
     if btf.has_function("inet_sendpage") {
-        to.object.require(&["OFF_SOCKET_SK"])?;
+        to.object.require(&[SOCKET_SK])?;
         to.fexit("sendpage", "inet_sendpage")?;
     }
     Ok(())
@@ -193,7 +193,7 @@ fn sendpage(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
 /// Splices from sockets, by the function above tcp_splice_read, which kernel TLS
 /// passes too.
 fn splices(to: &mut Attached) -> Result<(), AttachError> {
-    to.object.require(&["OFF_SOCKET_SK"])?;
+    to.object.require(&[SOCKET_SK])?;
     to.fexit("splice_read", "sock_splice_read")
         .or_else(|error| {
             tracing::debug!(cause = %error, "sock_splice_read cannot be hooked");
@@ -202,8 +202,7 @@ fn splices(to: &mut Attached) -> Result<(), AttachError> {
 }
 
 fn zerocopy_receives(to: &mut Attached) -> Result<(), AttachError> {
-    to.object
-        .require(&["OFF_ZC_LENGTH", "OFF_ZC_COPYBUF_LEN"])?;
+    to.object.require(&[ZC_LENGTH, ZC_COPYBUF_LEN])?;
     to.fexit("zerocopy_receive", "tcp_zerocopy_receive")
 }
 
@@ -214,7 +213,7 @@ fn kprobe(to: &mut Attached, btf: &Btf) -> Result<(), AttachError> {
         ));
     }
     to.object.require(&POSITION)?;
-    to.object.require(&["OFF_URG_SEQ"])?;
+    to.object.require(&[URG_SEQ])?;
     to.noting("note_table")?;
     to.raw_tp("forget_sock", "tcp_destroy_sock")?;
     to.raw_tp("forget_reused", "inet_sock_set_state")?;

@@ -1,17 +1,21 @@
 //! Loads the programs' object: sizes its maps, and sets the offsets of the
 //! kernel's fields, taken from the kernel's BTF.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{fs, io};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, RingBuf},
     programs::Program,
 };
-use netio_abi::{NO_SLOT, PIDS_PER_PAGE};
+use netio_abi::{
+    NO_SLOT,
+    fields::{FIELDS, Field},
+};
 
 use super::{
     AttachError,
+    fields::{index_of, with_numbers},
     lives::Lives,
     mapped::{AllowList, Banks, Cells},
 };
@@ -20,47 +24,12 @@ use crate::{
     kernel::{AllowError, Slot},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETIO_BPF_OBJECT"));
-
-/// The object's variables that hold offsets: name, structure, field.
-const OFFSETS: [(&str, &str, &str); 25] = [
-    ("OFF_SOCKET_SK", "socket", "sk"),
-    ("OFF_SK_TYPE", "sock", "sk_type"),
-    ("OFF_SK_PROTOCOL", "sock", "sk_protocol"),
-    ("OFF_SK_BPF_STORAGE", "sock", "sk_bpf_storage"),
-    ("OFF_SKC_FLAGS", "sock_common", "skc_flags"),
-    ("OFF_SKC_STATE", "sock_common", "skc_state"),
-    (
-        "OFF_ICSK_ACCEPT_QUEUE",
-        "inet_connection_sock",
-        "icsk_accept_queue",
-    ),
-    (
-        "OFF_RSKQ_ACCEPT_HEAD",
-        "request_sock_queue",
-        "rskq_accept_head",
-    ),
-    ("OFF_REQ_NEXT", "request_sock", "dl_next"),
-    ("OFF_REQ_SK", "request_sock", "sk"),
-    ("OFF_SK_PROT", "sock_common", "skc_prot"),
-    ("OFF_SK_LOCK_OWNED", "sock", "sk_lock.owned"),
-    ("OFF_PROTO_RECVMSG", "proto", "recvmsg"),
-    ("OFF_ULP_NAME", "tcp_ulp_ops", "name"),
-    ("OFF_ICSK_ULP_OPS", "inet_connection_sock", "icsk_ulp_ops"),
-    ("OFF_COPIED_SEQ", "tcp_sock", "copied_seq"),
-    ("OFF_RCV_NXT", "tcp_sock", "rcv_nxt"),
-    ("OFF_BYTES_RECEIVED", "tcp_sock", "bytes_received"),
-    ("OFF_URG_SEQ", "tcp_sock", "urg_seq"),
-    ("OFF_ZC_LENGTH", "tcp_zerocopy_receive", "length"),
-    ("OFF_ZC_COPYBUF_LEN", "tcp_zerocopy_receive", "copybuf_len"),
-    ("OFF_TASK_TGID", "task_struct", "tgid"),
-    ("OFF_TASK_START", "task_struct", "start_boottime"),
-    ("OFF_TASK_SIGNAL", "task_struct", "signal"),
-    ("OFF_SIGNAL_LIVE", "signal_struct", "live"),
-];
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETIO_BPF_OBJECT"));
 
 /// The kernel's own upper limit for pids (`PID_MAX_LIMIT` on 64 bits).
 const PID_LIMIT: u32 = 1 << 22;
+/// Pids fill a page of the allow-list at least.
+const LEAST_PIDS: u32 = 1 << 9;
 /// Sockets that the kprobe mode can follow at once.
 const FOLLOWED_SOCKETS: u32 = 65_536;
 
@@ -76,7 +45,8 @@ pub(super) struct Object {
     pub(super) wishes: Cells,
     /// A slot that is never in the pool, to try out hooks with.
     pub(super) spare: Slot,
-    missing: BTreeMap<&'static str, String>,
+    /// For each of [`FIELDS`], why the kernel does not have it, if so.
+    missing: Vec<Option<String>>,
 }
 
 impl Object {
@@ -88,9 +58,7 @@ impl Object {
         follows_sockets: bool,
     ) -> Result<Self, AttachError> {
         let cpus = possible_cpus()?;
-        let pages = pid_max()?
-            .clamp(PIDS_PER_PAGE, PID_LIMIT)
-            .div_ceil(PIDS_PER_PAGE);
+        let pids = pid_max()?.clamp(LEAST_PIDS, PID_LIMIT);
         // Slot 0 is never used, the last one is spare; and whole pages, so that
         // no two CPUs' banks share one.
         let spare = slots.saturating_add(1);
@@ -101,29 +69,32 @@ impl Object {
         // A place is used again only when the slot in it was taken.
         let pool_size = bank_slots.next_power_of_two();
 
-        let mut missing = BTreeMap::new();
-        let offsets: Vec<(&str, u32)> = OFFSETS
+        let (offsets, missing): (Vec<i16>, Vec<Option<String>>) = FIELDS
             .iter()
-            .map(|&(variable, structure, field)| {
+            .map(|field| {
                 let found = match btf {
-                    Some(btf) => btf
-                        .offset_of(structure, field)
-                        .map_err(|error| error.to_string()),
+                    Some(btf) => offset_of(btf, field),
                     None => Err("the kernel has no BTF".to_owned()),
                 };
-                let offset = found.unwrap_or_else(|missed| {
-                    missing.insert(variable, missed);
-                    0
+                let fits = found.and_then(|offset| {
+                    i16::try_from(offset).map_err(|_| {
+                        let (structure, path) = (field.structure, field.path);
+                        format!("{structure}.{path} is {offset} bytes from its beginning, which is too far")
+                    })
                 });
-                (variable, offset)
+                match fits {
+                    Ok(offset) => (offset, None),
+                    Err(missed) => (0, Some(missed)),
+                }
             })
-            .collect();
+            .unzip();
+        let object = with_numbers(OBJECT, &offsets, bank_slots)?;
 
         let tcp_recvmsg = address_of_tcp_recvmsg();
 
         let mut loader = EbpfLoader::new();
         loader
-            .map_max_entries("ALLOW_LIST", pages)
+            .map_max_entries("ALLOW_LIST", pids)
             .map_max_entries("COUNTERS", elements)
             .map_max_entries("LIVES", bank_slots)
             .map_max_entries("POOL", pool_size)
@@ -132,14 +103,10 @@ impl Object {
                 if follows_sockets { FOLLOWED_SOCKETS } else { 1 },
             )
             .override_global("TCP_RECVMSG", &tcp_recvmsg, true)
-            .override_global("POOL_SIZE", &pool_size, true)
-            .override_global("BANK_SLOTS", &bank_slots, true);
-        for (variable, offset) in &offsets {
-            loader.override_global(variable, offset, true);
-        }
-        let ebpf = loader.load(OBJECT)?;
+            .override_global("POOL_SIZE", &pool_size, true);
+        let ebpf = loader.load(&object)?;
 
-        let allow_list = AllowList::new(map(&ebpf, "ALLOW_LIST")?, pages)?;
+        let allow_list = AllowList::new(map(&ebpf, "ALLOW_LIST")?, pids)?;
         let banks = Banks::new(map(&ebpf, "COUNTERS")?, cpus, bank_slots)?;
         let pool = (
             map(&ebpf, "LIVES")?,
@@ -179,15 +146,13 @@ impl Object {
     }
 
     /// Fails, with the field's name, if the kernel has not the fields that these
-    /// variables stand for.
-    pub(super) fn require(&self, variables: &[&str]) -> Result<(), AttachError> {
-        match variables
+    /// made-up offsets stand for.
+    pub(super) fn require(&self, fields: &[usize]) -> Result<(), AttachError> {
+        let missing = fields
             .iter()
-            .find_map(|variable| self.missing.get(variable))
-        {
-            Some(missing) => Err(AttachError::new(missing.clone())),
-            None => Ok(()),
-        }
+            .filter_map(|placeholder| self.missing.get(index_of(*placeholder)?)?.clone())
+            .next();
+        missing.map_or(Ok(()), |missing| Err(AttachError::new(missing)))
     }
 
     /// A program of the object.
@@ -205,6 +170,17 @@ impl Object {
             .ok_or_else(|| AttachError::new("the changes are read already"))?;
         Ok(RingBuf::try_from(map)?)
     }
+}
+
+/// The offset of the first of a field's paths that the kernel has.
+fn offset_of(btf: &Btf, field: &Field) -> Result<u32, String> {
+    let mut paths = field.path.split('|');
+    let first = paths.next().unwrap_or_default();
+    let found = btf.offset_of(field.structure, first);
+    found.or_else(|error| {
+        let others = paths.find_map(|path| btf.offset_of(field.structure, path).ok());
+        others.ok_or_else(|| error.to_string())
+    })
 }
 
 fn map<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map, AttachError> {
@@ -232,7 +208,8 @@ fn highest(list: &str) -> Option<u32> {
 }
 
 /// 0 if the kernel hides its addresses; then a connection with kernel TLS for
-/// sending only is not told from one with kernel TLS for both.
+/// sending only is not told from one with kernel TLS for both, and every receive
+/// is looked at more closely.
 fn address_of_tcp_recvmsg() -> u64 {
     let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
     address(&symbols, "tcp_recvmsg").unwrap_or_default()
@@ -272,15 +249,5 @@ mod tests {
         let symbols = "00000000000000ff T tcp_recvmsg_locked\n000000000000abcd T tcp_recvmsg\n";
         assert_eq!(address(symbols, "tcp_recvmsg"), Some(0xabcd));
         assert_eq!(address(symbols, "absent"), None);
-    }
-
-    #[test]
-    fn the_object_has_every_variable_that_is_set() {
-        for (variable, _, _) in OFFSETS {
-            let found = OBJECT
-                .windows(variable.len())
-                .any(|window| window == variable.as_bytes());
-            assert!(found, "{variable} is not in the object");
-        }
     }
 }
