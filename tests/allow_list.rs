@@ -88,18 +88,17 @@ struct Run {
 struct AllowList(Array<MapData, [u32; 2]>);
 
 impl AllowList {
-    /// That of the collector which was started last.
-    fn find() -> Result<Self> {
-        let mut ids = Vec::new();
+    /// This collector's: others may run beside it.
+    fn of(collector: &Collector) -> Result<Self> {
+        let own = collector.maps()?;
         for map in loaded_maps() {
             let map = map?;
-            if map.name_as_str() == Some("ALLOW_LIST") {
-                ids.push(map.id());
+            if map.name_as_str() == Some("ALLOW_LIST") && own.contains(&map.id()) {
+                let map = Map::Array(MapData::from_id(map.id())?);
+                return Ok(Self(Array::try_from(map)?));
             }
         }
-        let id = ids.into_iter().max().ok_or("no allow-list is loaded")?;
-        let map = Map::Array(MapData::from_id(id)?);
-        Ok(Self(Array::try_from(map)?))
+        Err("the collector has no allow-list".into())
     }
 
     /// Those that are on it, of all `below` this one.
@@ -136,7 +135,7 @@ impl Run {
             watches: BTreeMap::new(),
             clients: [first, second],
             ticks: ticks.into_inner(),
-            list: AllowList::find()?,
+            list: AllowList::of(collector)?,
             highest: 0,
         };
         for _ in 0..4 {

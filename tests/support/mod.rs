@@ -145,6 +145,18 @@ impl Collector {
         Ok(collector)
     }
 
+    /// The ids of the BPF maps that it has open.
+    pub fn maps(&self) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for file in std::fs::read_dir(format!("/proc/{}/fdinfo", self.process.id()))? {
+            // It may be closed by now.
+            let facts = std::fs::read_to_string(file?.path()).unwrap_or_default();
+            let id = facts.lines().find_map(|line| line.strip_prefix("map_id:"));
+            ids.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
+        }
+        Ok(ids)
+    }
+
     /// What `--endpoint` takes.
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
