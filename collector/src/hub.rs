@@ -143,8 +143,10 @@ impl Hub {
         Arc::strong_count(&self.per_process) > 1
     }
 
-    /// Gives every subscriber this tick, in place of one not yet read.
-    pub(crate) fn publish(&self, message: v1::SubscribeResponse) {
+    /// Gives every subscriber this tick, in place of one not yet read. Its samples
+    /// are in order of watch id. Gives back the samples of the tick before, for
+    /// their memory; none, if somebody is about to read them.
+    pub(crate) fn publish(&self, message: v1::SubscribeResponse) -> Vec<v1::NetIoSample> {
         let previous = self.newest.borrow().clone();
         let tick = Arc::new(Tick::after(previous.as_deref(), message));
         let message = &tick.message;
@@ -156,12 +158,15 @@ impl Hub {
             time.unwrap_or(SystemTime::UNIX_EPOCH),
             tick.prepared(&self.everything, true),
         );
-        self.newest.send_replace(Some(Arc::clone(&tick)));
+        drop(previous);
+        let previous = self.newest.send_replace(Some(Arc::clone(&tick)));
         let mut slower = lock(&self.slower);
         slower.retain(|_, slower| slower.newest.receiver_count() > 0);
         for slower in slower.values_mut() {
             slower.add(&tick.message);
         }
+        let unused = previous.and_then(Arc::into_inner);
+        unused.map_or_else(Vec::new, |tick| tick.message.samples)
     }
 
     /// Begins with the next tick after this call, or with those of the past that

@@ -6,7 +6,7 @@
 //! queue of [`MAX_COMMANDS`]; a caller that finds it full waits its turn.
 #![forbid(unsafe_code)]
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, mem::take, sync::Arc, time::Duration};
 
 use netio::v1;
 use tokio::{
@@ -53,6 +53,8 @@ pub(crate) struct Sampler {
     rules: watch::Sender<Rules>,
     instance: v1::CollectorInstance,
     sequence: u64,
+    /// Samples of an earlier tick, for their memory.
+    used: Vec<v1::NetIoSample>,
     /// When the counters were read last; at first, when the sampler was made.
     last_reading: Instant,
     /// When slots were freed last.
@@ -83,6 +85,7 @@ impl Sampler {
             rules: watch::Sender::default(),
             instance,
             sequence: 0,
+            used: Vec::new(),
             durations: Recent::default(),
             latenesses: Recent::default(),
         };
@@ -122,12 +125,14 @@ impl Sampler {
         let time = self.clock.wall();
         let reading = self.clock.monotonic();
         self.watches.read();
-        let samples = self.watches.diff(self.hub.wants_processes());
+        let samples = self
+            .watches
+            .diff(self.hub.wants_processes(), take(&mut self.used));
 
         self.sequence += 1;
         let interval = reading - self.last_reading;
         self.last_reading = reading;
-        self.hub.publish(v1::SubscribeResponse {
+        self.used = self.hub.publish(v1::SubscribeResponse {
             sequence: self.sequence,
             time: Some(time.into()),
             // Never out of range: that takes centuries between two ticks.

@@ -48,7 +48,8 @@ pub(crate) use id::WatchId;
 pub(crate) use leases::Hold;
 use leases::Leases;
 use resting::RestingSlots;
-use table::{Family, Process, Table};
+use samples::Main;
+use table::{Family, Process, Pulse, Table};
 
 /// Processes that a list of all watches tells.
 const MAX_LISTED: usize = 8192;
@@ -129,6 +130,8 @@ impl Member {
 }
 
 struct Watch {
+    /// As the API has it.
+    id: String,
     target: v1::Target,
     selector: Selector,
     follow: Follow,
@@ -143,8 +146,7 @@ struct Watch {
     /// The part of it that families counted.
     unlisted_total: Counters,
     had_unlisted: bool,
-    /// The process that samples name, as of the last tick.
-    main: Option<v1::Process>,
+    main: Option<Main>,
 }
 
 /// The registry.
@@ -233,6 +235,7 @@ impl Watches {
         }
         self.rules_changed |= new.selector.is_rule();
         let watch = Watch {
+            id: id.to_string(),
             target: new.target,
             selector: new.selector,
             follow: new.follow,
@@ -259,7 +262,7 @@ impl Watches {
     /// more sample.
     pub(crate) fn exited(&mut self, process: ProcessId) {
         if let Some(slot) = self.table.running(process.tgid)
-            && self.table.get(slot).is_some_and(|it| it.id == process)
+            && self.table.pulse(slot).is_some_and(|it| it.id == process)
         {
             self.exited_in(slot);
         } else {
@@ -268,13 +271,13 @@ impl Watches {
     }
 
     fn exited_in(&mut self, slot: Slot) {
-        let Some(process) = self.table.get_mut(slot) else {
+        let Some(pulse) = self.table.pulse_mut(slot) else {
             return;
         };
-        let tgid = process.id.tgid;
-        if !process.exited {
-            process.exited = true;
-            process.awaits_exit = !self.kernel.deny(tgid, slot);
+        let tgid = pulse.id.tgid;
+        if !pulse.exited {
+            pulse.exited = true;
+            pulse.awaits_exit = !self.kernel.deny(tgid, slot);
         }
         self.table.stops_running(tgid, slot);
     }
@@ -293,25 +296,25 @@ impl Watches {
             family.idle = family.sharers == 0 && family.parents == 0;
             family.reading = self.kernel.read(*slot);
         }
-        for (slot, process) in self.table.iter_mut() {
-            process.reading = self.kernel.read(slot);
+        for (slot, pulse) in self.table.pulses_mut() {
+            pulse.reading = self.kernel.read(slot);
         }
     }
 
     /// Takes note of what has become of processes.
     fn note_lives(&mut self) {
-        let (mut gone, mut adopted) = (Vec::new(), Vec::new());
-        for (slot, process) in self.table.iter_mut() {
+        let (mut gone, mut renamed, mut adopted) = (Vec::new(), Vec::new(), Vec::new());
+        for (slot, pulse) in self.table.pulses_mut() {
             let life = self.kernel.life(slot);
             if life.exited {
-                process.awaits_exit = false;
-                if !process.exited {
+                pulse.awaits_exit = false;
+                if !pulse.exited {
                     gone.push(slot);
                 }
             }
-            if life.execs != process.execs {
-                process.execs = life.execs;
-                process.about.name = printable(&self.kernel.name(slot));
+            if life.execs != pulse.execs {
+                pulse.execs = life.execs;
+                renamed.push(slot);
             }
             adopted.extend(
                 self.kernel
@@ -319,10 +322,15 @@ impl Watches {
                     .map(|family| (slot, family)),
             );
         }
+        for slot in renamed {
+            if let Some(process) = self.table.get_mut(slot) {
+                process.about.name = printable(&self.kernel.name(slot));
+            }
+        }
         for slot in gone {
             self.exited_in(slot);
-            if let Some(process) = self.table.get_mut(slot) {
-                process.awaits_exit = false;
+            if let Some(pulse) = self.table.pulse_mut(slot) {
+                pulse.awaits_exit = false;
             }
         }
         for (slot, family) in adopted {
@@ -352,13 +360,19 @@ impl Watches {
     }
 
     /// What each watch has counted from the reading before to the last one, in
-    /// order of watch id; `detail`: with each process's part.
-    pub(crate) fn diff(&mut self, detail: bool) -> Vec<v1::NetIoSample> {
-        let table = &self.table;
-        self.watches
-            .iter_mut()
-            .map(|(id, watch)| samples::take(*id, watch, table, detail))
-            .collect()
+    /// order of watch id; `detail`: with each process's part. `used` are samples
+    /// that nobody needs any more, whose memory is used again.
+    pub(crate) fn diff(
+        &mut self,
+        detail: bool,
+        used: Vec<v1::NetIoSample>,
+    ) -> Vec<v1::NetIoSample> {
+        let mut samples = used;
+        samples.resize_with(self.watches.len(), v1::NetIoSample::default);
+        for (watch, sample) in self.watches.values_mut().zip(&mut samples) {
+            samples::fill(watch, &self.table, detail, sample);
+        }
+        samples
     }
 
     /// Every watch, in order.

@@ -48,14 +48,14 @@ impl Tick {
             }
             kept.push_back((message.sequence, sample.clone()));
         }
-        let before: HashMap<&str, i32> = previous
-            .iter()
-            .flat_map(|tick| &tick.message.samples)
-            .map(|sample| (sample.watch_id.as_str(), sample.state))
-            .collect();
+        // Both are in order of watch id.
+        let earlier = previous.iter().flat_map(|tick| &tick.message.samples);
+        let mut earlier = earlier.peekable();
         let news = message.samples.iter().map(|sample| {
-            let state = before.get(sample.watch_id.as_str()).copied();
-            is_news(sample, state)
+            let id = age(sample);
+            while earlier.next_if(|before| age(before) < id).is_some() {}
+            let before = earlier.next_if(|before| age(before) == id);
+            is_news(sample, before.map(|before| before.state))
         });
         Self {
             news: news.collect(),
@@ -98,4 +98,9 @@ impl Tick {
         let ticks = u64::from(self.message.ticks.max(1));
         self.message.sequence.saturating_sub(ticks)
     }
+}
+
+/// What puts samples in order of watch id: "w-2" is before "w-10".
+pub(super) fn age(sample: &v1::NetIoSample) -> (usize, &str) {
+    (sample.watch_id.len(), &sample.watch_id)
 }

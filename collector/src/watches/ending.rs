@@ -143,13 +143,13 @@ impl Watches {
 
     /// A process counts for nobody any more.
     fn release(&mut self, slot: Slot) {
-        let Some(process) = self.table.remove(slot) else {
+        let Some((pulse, _)) = self.table.remove(slot) else {
             return;
         };
-        if process.exited {
-            self.resting.give(slot, process.awaits_exit);
-        } else if self.kernel.deny(process.id.tgid, slot) {
-            self.resting.give_of(process.id, slot);
+        if pulse.exited {
+            self.resting.give(slot, pulse.awaits_exit);
+        } else if self.kernel.deny(pulse.id.tgid, slot) {
+            self.resting.give_of(pulse.id, slot);
         } else {
             self.resting.give(slot, true);
         }
@@ -159,23 +159,23 @@ impl Watches {
     /// had their last sample; ends the watches that have none left and find no
     /// new ones; lets slots rest on, and leases that are held live on.
     pub(crate) fn retire(&mut self, now: Instant) {
-        let exited: Vec<_> = self
-            .table
-            .iter_mut()
-            .filter(|(_, process)| process.exited)
-            .map(|(slot, process)| (slot, process.watches.clone()))
+        let pulses = self.table.pulses_mut();
+        let exited: Vec<_> = pulses
+            .filter(|(_, pulse)| pulse.exited)
+            .map(|(slot, _)| slot)
             .collect();
-        let mut concerned: Vec<_> = exited.iter().flat_map(|(_, ids)| ids).copied().collect();
+        let processes = exited.iter().filter_map(|slot| self.table.get(*slot));
+        let mut concerned: Vec<_> = processes.flat_map(|it| &it.watches).copied().collect();
         concerned.sort_unstable();
         concerned.dedup();
         for id in &concerned {
             if let Some(watch) = self.watches.get_mut(id) {
                 let table = &self.table;
-                let runs = |slot| table.get(slot).is_some_and(|process| !process.exited);
+                let runs = |slot| table.pulse(slot).is_some_and(|pulse| !pulse.exited);
                 watch.members.retain(|member| runs(member.slot));
             }
         }
-        for (slot, _) in exited {
+        for slot in exited {
             self.release(slot);
         }
         self.retire_families();

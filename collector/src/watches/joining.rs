@@ -9,8 +9,8 @@
 use netio::v1;
 
 use super::{
-    Counters, ExitGuard, Member, Past, Process, ProcessId, Slot, WatchError, WatchId, Watches,
-    insert,
+    Counters, ExitGuard, Member, Past, Process, ProcessId, Pulse, Slot, WatchError, WatchId,
+    Watches, insert,
 };
 use crate::{
     kernel::{AllowError, Birth},
@@ -55,7 +55,7 @@ impl Watches {
         for _ in 0..TRIES {
             self.settle();
             if let Some(slot) = self.table.running(process.tgid) {
-                if self.table.get(slot).is_some_and(|it| it.id == process) {
+                if self.table.pulse(slot).is_some_and(|it| it.id == process) {
                     return self.join_listed(id, slot, follows);
                 }
                 // The pid's last user has exited, even if that was not noticed.
@@ -73,15 +73,14 @@ impl Watches {
     /// Adds a process that counts already.
     fn join_listed(&mut self, id: WatchId, slot: Slot, follows: bool) -> Result<bool, WatchError> {
         let has_exited = self.kernel.life(slot).exited;
-        let Some(process) = self.table.get(slot) else {
+        let Some(pulse) = self.table.pulse(slot) else {
             return Ok(false);
         };
-        if process.exited || has_exited {
-            return Err(WatchError::Exited {
-                pid: process.id.tgid,
-            });
+        if pulse.exited || has_exited {
+            return Err(WatchError::Exited { pid: pulse.id.tgid });
         }
-        let is_new = !process.watches.contains(&id);
+        let process = self.table.get(slot);
+        let is_new = process.is_some_and(|it| !it.watches.contains(&id));
         // First what may fail.
         let is_followed = follows && self.follow(id, slot)?;
         if is_new {
@@ -163,16 +162,12 @@ impl Watches {
         about.cgroup.clear();
         self.table.insert(
             slot,
+            Pulse::new(process, self.kernel.life(slot).execs, baseline),
             Process {
-                id: process,
                 about,
                 watches: watches.clone(),
                 family,
-                exited: false,
-                awaits_exit: false,
-                execs: self.kernel.life(slot).execs,
                 beginning: baseline,
-                reading: baseline,
                 _exit: exit.take(),
             },
         );
@@ -243,8 +238,8 @@ impl Watches {
         let baseline = self.idle_reading(slot);
         self.table.insert(
             slot,
+            Pulse::new(process, 0, baseline),
             Process {
-                id: process,
                 about: v1::Process {
                     pid: process.tgid,
                     start_time_ns: process.start_time_ns,
@@ -253,11 +248,7 @@ impl Watches {
                 },
                 watches: watches.clone(),
                 family: Some(family),
-                exited: false,
-                awaits_exit: false,
-                execs: 0,
                 beginning: baseline,
-                reading: baseline,
                 _exit: None,
             },
         );

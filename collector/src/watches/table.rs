@@ -13,24 +13,42 @@ use netio::v1;
 use super::{WatchId, exits::ExitGuard};
 use crate::kernel::{Counters, ProcessId, Slot};
 
-/// A process that counts in a slot of its own.
-pub(super) struct Process {
+/// What each tick looks at of a process that counts in a slot of its own. Apart
+/// from the rest, so that a reading of many goes through little memory, in order.
+pub(super) struct Pulse {
     pub(super) id: ProcessId,
+    /// Programs it has executed, as far as is known.
+    pub(super) execs: u32,
+    pub(super) exited: bool,
+    /// It left the allow-list by itself, and the kernel has not marked its slot
+    /// yet.
+    pub(super) awaits_exit: bool,
+    /// The slot's counters at the last reading.
+    pub(super) reading: Counters,
+}
+
+impl Pulse {
+    /// Of a process that runs, and counts from this reading on.
+    pub(super) fn new(id: ProcessId, execs: u32, reading: Counters) -> Self {
+        Self {
+            id,
+            execs,
+            exited: false,
+            awaits_exit: false,
+            reading,
+        }
+    }
+}
+
+/// The rest about it.
+pub(super) struct Process {
     pub(super) about: v1::Process,
     /// In order; never empty.
     pub(super) watches: Vec<WatchId>,
     /// What its children are born into.
     pub(super) family: Option<Slot>,
-    pub(super) exited: bool,
-    /// It left the allow-list by itself, and the kernel has not marked its slot
-    /// yet.
-    pub(super) awaits_exit: bool,
-    /// Programs it has executed, as far as is known.
-    pub(super) execs: u32,
     /// The slot's counters when it was listed.
     pub(super) beginning: Counters,
-    /// The slot's counters at the last reading.
-    pub(super) reading: Counters,
     /// None for a child, whose exit the kernel tells.
     pub(super) _exit: Option<ExitGuard>,
 }
@@ -61,7 +79,8 @@ pub(super) struct Family {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Table {
-    /// By slot.
+    /// By slot, as are the processes; both have the same ones.
+    pulses: Vec<Option<Pulse>>,
     processes: Vec<Option<Box<Process>>>,
     running: HashMap<u32, Slot>,
     count: u32,
@@ -74,23 +93,27 @@ impl Table {
         self.count
     }
 
-    pub(super) fn insert(&mut self, slot: Slot, process: Process) {
+    pub(super) fn insert(&mut self, slot: Slot, pulse: Pulse, process: Process) {
         let index = slot.0 as usize;
         if self.processes.len() <= index {
             self.processes.resize_with(index + 1, || None);
+            self.pulses.resize_with(index + 1, || None);
         }
-        self.running.insert(process.id.tgid, slot);
+        self.running.insert(pulse.id.tgid, slot);
         self.count += 1;
         self.join_family(process.family);
+        self.pulses[index] = Some(pulse);
         self.processes[index] = Some(Box::new(process));
     }
 
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<Process> {
-        let process = *self.processes.get_mut(slot.0 as usize)?.take()?;
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<(Pulse, Process)> {
+        let index = slot.0 as usize;
+        let process = *self.processes.get_mut(index)?.take()?;
+        let pulse = self.pulses.get_mut(index)?.take()?;
         self.count -= 1;
-        self.stops_running(process.id.tgid, slot);
+        self.stops_running(pulse.id.tgid, slot);
         self.leave_family(process.family);
-        Some(process)
+        Some((pulse, process))
     }
 
     /// The process with this pid is found by it no more.
@@ -113,11 +136,17 @@ impl Table {
         self.processes.get_mut(slot.0 as usize)?.as_deref_mut()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Process)> {
-        self.processes
-            .iter_mut()
-            .zip(0..)
-            .filter_map(|(process, slot)| Some((Slot(slot), process.as_deref_mut()?)))
+    pub(super) fn pulse(&self, slot: Slot) -> Option<&Pulse> {
+        self.pulses.get(slot.0 as usize)?.as_ref()
+    }
+
+    pub(super) fn pulse_mut(&mut self, slot: Slot) -> Option<&mut Pulse> {
+        self.pulses.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    pub(super) fn pulses_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Pulse)> {
+        let pulses = self.pulses.iter_mut().zip(0..);
+        pulses.filter_map(|(pulse, slot)| Some((Slot(slot), pulse.as_mut()?)))
     }
 
     /// The family of exactly these watches, if there is one.

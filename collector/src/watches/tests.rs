@@ -1,6 +1,6 @@
 //! The registry against a kernel made of a table, and against a model.
 
-use std::time::Duration;
+use std::{mem::take, time::Duration};
 
 use super::*;
 use crate::{
@@ -19,6 +19,8 @@ struct Bench {
     processes: FakeProcesses,
     watches: Watches,
     now: Instant,
+    /// The samples of the last tick.
+    used: Vec<v1::NetIoSample>,
 }
 
 impl Bench {
@@ -40,6 +42,7 @@ impl Bench {
             processes: FakeProcesses::default(),
             kernel,
             now: Instant::now(),
+            used: Vec::new(),
         }
     }
 
@@ -82,7 +85,11 @@ impl Bench {
 
     fn tick(&mut self) -> Vec<v1::NetIoSample> {
         self.watches.read();
-        let samples = self.watches.diff(true);
+        let mut used = take(&mut self.used);
+        // Nothing may stay of what they were, whosever they were.
+        used.reverse();
+        let samples = self.watches.diff(true, used);
+        self.used.clone_from(&samples);
         self.watches.retire(self.now);
         samples
     }

@@ -268,8 +268,8 @@ impl Model {
         // Who still waits for a last sample may.
         let waiting = self.bench.watches.watches.values().any(|watch| {
             let exited = |member: &Member| {
-                let process = self.bench.watches.table.get(member.slot);
-                process.is_some_and(|it| it.exited || self.bench.kernel.life(member.slot).exited)
+                let pulse = self.bench.watches.table.pulse(member.slot);
+                pulse.is_some_and(|it| it.exited || self.bench.kernel.life(member.slot).exited)
             };
             watch.members.iter().any(exited)
         });
