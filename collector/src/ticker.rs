@@ -11,7 +11,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
+
+mod alarm;
+
+use alarm::Alarm;
 
 /// The two clocks of the host.
 pub(crate) trait Clock: Send + Sync {
@@ -19,6 +23,8 @@ pub(crate) trait Clock: Send + Sync {
     fn monotonic(&self) -> Instant;
     /// Tells the time of day; may step and be slewed.
     fn wall(&self) -> SystemTime;
+    /// Wakes by the monotonic one. Called within a tokio runtime.
+    fn alarm(&self) -> Alarm;
 }
 
 /// The real clocks.
@@ -32,11 +38,16 @@ impl Clock for SystemClock {
     fn wall(&self) -> SystemTime {
         SystemTime::now()
     }
+
+    fn alarm(&self) -> Alarm {
+        Alarm::fine()
+    }
 }
 
 /// The schedule.
 pub(crate) struct Ticker {
     clock: Arc<dyn Clock>,
+    alarm: Alarm,
     interval: Duration,
     deadline: Instant,
     missed: u64,
@@ -44,10 +55,11 @@ pub(crate) struct Ticker {
 
 impl Ticker {
     /// The first tick comes half an interval from now at the earliest. The
-    /// interval is not zero.
+    /// interval is not zero. Called within a tokio runtime.
     pub(crate) fn new(clock: Arc<dyn Clock>, interval: Duration) -> Self {
         let deadline = next_deadline(&*clock, interval);
         Self {
+            alarm: clock.alarm(),
             clock,
             interval,
             deadline,
@@ -58,7 +70,7 @@ impl Ticker {
     /// Waits for the next tick, and tells how late it is. A call that is dropped
     /// while it waits loses nothing.
     pub(crate) async fn tick(&mut self) -> Duration {
-        sleep_until(self.deadline).await;
+        self.alarm.until(self.deadline).await;
         let late = self.clock.monotonic().duration_since(self.deadline);
         // Rounded, because a deadline that follows within half an interval is
         // left out as well.
@@ -99,7 +111,7 @@ pub(crate) mod fake {
 
     use std::sync::Mutex;
 
-    use super::{Clock, Duration, Instant, SystemTime, UNIX_EPOCH};
+    use super::{Alarm, Clock, Duration, Instant, SystemTime, UNIX_EPOCH};
 
     pub(crate) struct FakeClock {
         /// The wall time at an instant, and its rate from then on.
@@ -128,6 +140,10 @@ pub(crate) mod fake {
         fn wall(&self) -> SystemTime {
             let (instant, wall, rate) = *self.anchor.lock().unwrap();
             wall + instant.elapsed().mul_f64(rate)
+        }
+
+        fn alarm(&self) -> Alarm {
+            Alarm::coarse()
         }
     }
 }

@@ -60,6 +60,46 @@ fn the_first_rate_is_over_the_time_counted() {
 }
 
 #[test]
+fn no_step_of_a_clock_and_no_interval_makes_a_rate_that_is_none() {
+    let hours = Duration::from_secs(5 * 3600);
+    let intervals = [
+        Duration::from_nanos(1),
+        Duration::from_millis(3_500),
+        hours,
+        Duration::from_secs(u32::MAX.into()),
+    ];
+    for (interval, bytes) in intervals
+        .into_iter()
+        .flat_map(|interval| [0, 1, u64::MAX].map(|bytes| (interval, bytes)))
+    {
+        let mut sample = sample("w-1", 7);
+        sample.sent.bytes = bytes;
+        sample.received.bytes = bytes;
+        sample.parts = vec![Part {
+            sent: sample.sent,
+            ..part(8, 1)
+        }];
+        let mut tick = tick(1, vec![sample]);
+        tick.interval = interval;
+        // The wall clock stood still, went back, or on by hours since it began.
+        for begin in [tick.time, tick.time + hours, tick.time - hours] {
+            tick.samples[0].begin = Some(begin);
+            let seconds = tick.counted(&tick.samples[0]).as_secs_f64();
+            assert!(seconds > 0.0 && seconds <= interval.as_secs_f64());
+            let text = table(false).lines(&tick);
+            for line in text.lines().skip(1) {
+                assert!(
+                    !line.contains('-') && !line.contains("inf") && !line.contains("NaN"),
+                    "{line}"
+                );
+                let rate = units::bytes(bytes as f64 / seconds);
+                assert!(line.contains(rate.trim()), "{line}: not {rate}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_tick_without_samples_is_no_line() {
     assert_eq!(table(true).lines(&tick(1, vec![])), "");
 }

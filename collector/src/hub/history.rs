@@ -133,4 +133,27 @@ mod tests {
         assert_eq!(before(7), Some(6));
         assert_eq!(before(9), None);
     }
+
+    /// The order is that of the ticks, also where the wall clock is set back: what
+    /// comes is all of that time or later, and what came in between.
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_clock_that_is_set_back_hides_no_tick() {
+        let mut history = History::new(Duration::from_secs(60), 10_000);
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (sequence, seconds) in [(1, 100), (2, 101), (3, 51), (4, 52), (5, 102), (6, 30)] {
+            history.push(sequence, at(seconds), message(1));
+        }
+        for (seconds, before) in [
+            (0, Some(0)),
+            (52, Some(0)),
+            (100, Some(0)),
+            (101, Some(1)),
+            (102, Some(4)),
+            (103, None),
+        ] {
+            assert_eq!(history.before_time(at(seconds)), before, "{seconds}");
+        }
+        // Nor does it make one older.
+        assert_eq!((history.oldest(), history.size().0), (Some(1), 6));
+    }
 }

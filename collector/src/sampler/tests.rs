@@ -14,6 +14,8 @@ use crate::{
     watches::Follow,
 };
 
+mod clocks;
+
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -21,10 +23,15 @@ struct Bench {
     kernel: FakeKernel,
     processes: FakeProcesses,
     commands: Commands,
+    clock: Arc<FakeClock>,
+    hub: Arc<Hub>,
     ticks: Subscription,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
+
+/// Since the epoch: far enough for the wall clock to be set back by hours.
+const START: Duration = Duration::from_millis(4 * 3_600_000 + 250);
 
 /// A sampler that began a quarter of a second past the full one.
 fn bench() -> Bench {
@@ -40,11 +47,12 @@ fn bench() -> Bench {
         max_history_bytes: 1 << 20,
     }));
     let ticks = hub.subscribe(Wanted::default()).unwrap();
+    let clock = Arc::new(FakeClock::at(START));
     let (sampler, commands) = Sampler::new(
         Watches::new(Box::new(kernel.clone()), limits),
-        Arc::new(FakeClock::at(Duration::from_millis(5_250))),
+        Arc::clone(&clock) as Arc<dyn Clock>,
         SECOND,
-        hub,
+        Arc::clone(&hub),
         v1::CollectorInstance::default(),
     );
     let stop = CancellationToken::new();
@@ -52,6 +60,8 @@ fn bench() -> Bench {
         kernel,
         processes: FakeProcesses::default(),
         commands,
+        clock,
+        hub,
         ticks,
         running: tokio::spawn(sampler.run(stop.clone())),
         stop,
@@ -95,12 +105,18 @@ async fn ticks_are_numbered_timed_and_measured() {
     let mut bench = bench();
     let first = bench.tick().await;
     assert_eq!(first.sequence, 1);
-    assert_eq!(first.time.unwrap().seconds, 6);
+    assert_eq!(
+        first.time.unwrap().seconds,
+        START.as_secs().cast_signed() + 1
+    );
     // Since the start.
     assert!(about(interval(&first), 750), "{first:?}");
     let second = bench.tick().await;
     assert_eq!(second.sequence, 2);
-    assert_eq!(second.time.unwrap().seconds, 7);
+    assert_eq!(
+        second.time.unwrap().seconds,
+        START.as_secs().cast_signed() + 2
+    );
     assert!(about(interval(&second), 1000), "{second:?}");
 }
 

@@ -27,7 +27,9 @@ mod probe;
 mod read;
 mod report;
 mod rounds;
+mod service;
 mod sys;
+mod ticks;
 
 use report::Report;
 
@@ -53,6 +55,8 @@ enum Benchmark {
     Read,
     /// How fast watches come and go, and how soon they count
     Churn(churn::Arguments),
+    /// How late a collector's ticks are
+    Ticks(ticks::Arguments),
 }
 
 fn measure(benchmark: &Benchmark, short: bool) -> Result<Report> {
@@ -60,6 +64,7 @@ fn measure(benchmark: &Benchmark, short: bool) -> Result<Report> {
         Benchmark::Probe(arguments) => probe::run(arguments, short),
         Benchmark::Read => read::run(short),
         Benchmark::Churn(arguments) => churn::run(arguments, short),
+        Benchmark::Ticks(arguments) => ticks::run(arguments, short),
     }
 }
 

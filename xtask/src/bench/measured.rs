@@ -46,7 +46,7 @@ struct Plan {
     many_pids: bool,
 }
 
-const PLANS: [Plan; 3] = [
+const PLANS: [Plan; 4] = [
     Plan {
         name: "probe",
         in_guest: true,
@@ -59,6 +59,11 @@ const PLANS: [Plan; 3] = [
     },
     Plan {
         name: "churn",
+        in_guest: false,
+        many_pids: false,
+    },
+    Plan {
+        name: "ticks",
         in_guest: false,
         many_pids: false,
     },

@@ -49,6 +49,8 @@ enum Name {
     Read,
     /// How fast watches come and go, and how soon they count
     Churn,
+    /// How late ticks are
+    Ticks,
     /// A tick's way to many subscribers
     Fanout,
     /// A database server under load, with netio and without
@@ -89,6 +91,7 @@ fn run(tree: &Tree, names: &[Name], extent: Extent, rounds: Option<u32>) -> Tall
             Name::Probe => measured(tree, "probe", extent),
             Name::Read => measured(tree, "read", extent),
             Name::Churn => measured(tree, "churn", extent),
+            Name::Ticks => measured(tree, "ticks", extent),
             Name::Fanout => tallied(fanout::fanout(tree, extent.short, rounds)),
             // It has no short form: its figures come from seconds of load.
             Name::Host if extent.short => Tally::default(),

@@ -5,7 +5,6 @@
 //! can be: gRPC's own health check, answered without asking anybody.
 
 mod first_byte;
-mod service;
 
 use std::{path::PathBuf, time::Instant};
 
@@ -22,8 +21,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use crate::{
     report::{Report, Section},
     rounds::Rounds,
+    service::{Service, Sleepers},
 };
-use service::{Service, Sleepers};
 
 #[derive(Args)]
 pub(crate) struct Arguments {

@@ -1,4 +1,4 @@
-//! What is started for the benchmark, and ended when dropped: a collector, and
+//! What benchmarks start, and end when dropped: a collector as it is shipped, and
 //! processes to watch.
 
 use std::{
@@ -16,14 +16,15 @@ use tonic::transport::{Channel, Endpoint};
 /// What may be waited for that should take moments.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) struct Service {
+/// A collector that ticks every 100 ms.
+pub(crate) struct Service {
     process: Child,
     socket: PathBuf,
     _directory: TempDir,
 }
 
 impl Service {
-    pub(super) fn start(program: &Path) -> Result<Self> {
+    pub(crate) fn start(program: &Path) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("collector.sock");
         let process = Command::new(program)
@@ -54,7 +55,7 @@ impl Service {
     }
 
     /// A connection of its own.
-    pub(super) async fn connect(&self) -> Result<Channel> {
+    pub(crate) async fn connect(&self) -> Result<Channel> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket.display()))?;
         endpoint.connect().await.context("connect to the collector")
     }
@@ -68,10 +69,10 @@ impl Drop for Service {
 }
 
 /// Processes that do nothing.
-pub(super) struct Sleepers(Vec<Child>);
+pub(crate) struct Sleepers(Vec<Child>);
 
 impl Sleepers {
-    pub(super) fn start(count: usize) -> Result<Self> {
+    pub(crate) fn start(count: usize) -> Result<Self> {
         let mut sleepers = Self(Vec::new());
         for _ in 0..count {
             let sleeper = Command::new("sleep")
@@ -85,7 +86,7 @@ impl Sleepers {
     }
 
     /// One of them, whatever the number.
-    pub(super) fn pid(&self, number: usize) -> u32 {
+    pub(crate) fn pid(&self, number: usize) -> u32 {
         let place = number % self.0.len().max(1);
         self.0.get(place).map_or(0, Child::id)
     }
