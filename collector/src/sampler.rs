@@ -27,10 +27,12 @@ mod commands;
 mod recent;
 #[cfg(test)]
 mod tests;
+mod timed;
 
 use commands::Command;
 pub(crate) use commands::{CommandError, Commands, Order, Vitals};
 use recent::Recent;
+use timed::timed;
 
 /// Commands that wait for the sampler.
 const MAX_COMMANDS: usize = 64;
@@ -122,9 +124,7 @@ impl Sampler {
     }
 
     fn tick(&mut self, late: Duration) {
-        let time = self.clock.wall();
-        let reading = self.clock.monotonic();
-        self.watches.read();
+        let (time, reading) = timed(&*self.clock, || self.watches.read());
         let samples = self
             .watches
             .diff(self.hub.wants_processes(), take(&mut self.used));

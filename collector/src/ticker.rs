@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 mod alarm;
 
-use alarm::Alarm;
+pub(crate) use alarm::Alarm;
 
 /// The two clocks of the host.
 pub(crate) trait Clock: Send + Sync {

@@ -166,9 +166,13 @@ impl Collector {
         Ok(NetIoServiceClient::connect(self.endpoint()).await?)
     }
 
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result {
+        self::signal(&self.process, signal)
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
-        signal(&self.process, rustix::process::Signal::TERM)?;
+        self.signal(rustix::process::Signal::TERM)?;
         wait(&mut self.process, PATIENCE)
     }
 }

@@ -37,7 +37,7 @@ impl Alarm {
     }
 
     /// By tokio's timers, which a test may pause.
-    pub(super) fn coarse() -> Self {
+    pub(crate) fn coarse() -> Self {
         Self { timer: None }
     }
 
