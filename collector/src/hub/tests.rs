@@ -46,7 +46,7 @@ fn exited(watch_id: &str, total: u64) -> v1::NetIoSample {
 }
 
 /// Sequence N is read at second N of the wall clock.
-fn publish(hub: &Hub, sequence: u64, samples: Vec<v1::NetIoSample>) {
+fn publish(hub: &Hub, sequence: u64, samples: Vec<v1::NetIoSample>) -> Vec<v1::NetIoSample> {
     hub.publish(v1::SubscribeResponse {
         sequence,
         time: Some(prost_types::Timestamp {
@@ -57,7 +57,7 @@ fn publish(hub: &Hub, sequence: u64, samples: Vec<v1::NetIoSample>) {
         ticks: 1,
         samples,
         ..v1::SubscribeResponse::default()
-    });
+    })
 }
 
 fn decode(message: Prepared) -> v1::SubscribeResponse {
@@ -503,4 +503,18 @@ async fn what_is_gone_or_to_come_is_said() {
     let (ticks, bytes) = (hub.cost().history_ticks, hub.cost().history_bytes);
     assert_eq!(u64::from(ticks), 201 - oldest);
     assert!(bytes > 0 && bytes < 1 << 20, "{bytes}");
+}
+
+#[tokio::test]
+async fn samples_that_nobody_needs_any_more_come_back() {
+    let hub = hub(8);
+    let mut subscription = subscribe(&hub);
+    assert_eq!(publish(&hub, 1, vec![sample("w-1", 1, 1)]), []);
+    assert_eq!(next(&mut subscription).await.sequence, 1);
+    let before = publish(&hub, 2, vec![sample("w-1", 2, 3)]);
+    assert_eq!(before, [sample("w-1", 1, 1)]);
+    // Somebody is about to read the second when the third comes.
+    let reader = hub.newest.borrow().clone();
+    assert_eq!(publish(&hub, 3, vec![]), []);
+    drop(reader);
 }
