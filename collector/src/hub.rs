@@ -158,8 +158,7 @@ impl Hub {
             time.unwrap_or(SystemTime::UNIX_EPOCH),
             tick.prepared(&self.everything, true),
         );
-        drop(previous);
-        let previous = self.newest.send_replace(Some(Arc::clone(&tick)));
+        self.newest.send_replace(Some(Arc::clone(&tick)));
         let mut slower = lock(&self.slower);
         slower.retain(|_, slower| slower.newest.receiver_count() > 0);
         for slower in slower.values_mut() {
