@@ -91,6 +91,10 @@ impl Settings {
             options.interval =
                 duration(&text, range).map_err(|why| origin.bad("interval", &text, why))?;
         }
+        if let Some((origin, text)) = first(given, |given| given.detach_when_idle.clone()) {
+            options.detach_when_idle =
+                idle(&text).map_err(|why| origin.bad("detach_when_idle", &text, why))?;
+        }
         if let Some((origin, text)) = first(given, |given| given.lease.clone()) {
             let range = Limits::MIN_LEASE_TTL..=Limits::MAX_LEASE_TTL;
             options.limits.default_lease_ttl =
@@ -142,6 +146,17 @@ fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Str
         return Err(format!("is out of range: choose from {min:?} to {max:?}"));
     }
     Ok(duration)
+}
+
+/// How long nothing must be watched; none: for ever.
+fn idle(text: &str) -> Result<Option<Duration>, String> {
+    if text.eq_ignore_ascii_case(given::NEVER) {
+        return Ok(None);
+    }
+    let range = Options::MIN_IDLE..=Options::MAX_IDLE;
+    duration(text, range)
+        .map(Some)
+        .map_err(|why| format!("{why}, or {}", given::NEVER))
 }
 
 /// The limits that are numbers.

@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     future::pending,
     mem,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use crate::{
     enrolment::{EnrolError, Enrolment},
     kernel::Changes,
     processes::{Found, Selector},
-    sampler::{CommandError, Rules},
+    sampler::{CommandError, Handover, Rules},
     watches::{Rule, WatchError, WatchId},
 };
 
@@ -48,6 +48,8 @@ const MAX_WAITING: usize = 4096;
 pub(crate) struct Discovery {
     enrolment: Enrolment,
     rules: watch::Receiver<Rules>,
+    /// Where the kernel's word comes from, another one when hooks are attached again.
+    handover: watch::Receiver<Handover>,
     /// None, where the kernel does not tell.
     changes: Option<Changes>,
     /// Watches whose rules were looked for among all processes.
@@ -60,12 +62,15 @@ impl Discovery {
     pub(crate) fn new(
         enrolment: Enrolment,
         rules: watch::Receiver<Rules>,
-        changes: Option<Changes>,
+        mut handover: watch::Receiver<Handover>,
     ) -> Self {
+        // What is there already is news.
+        handover.mark_changed();
         Self {
             enrolment,
             rules,
-            changes,
+            handover,
+            changes: None,
             known: BTreeSet::new(),
             second_looks: VecDeque::new(),
         }
@@ -86,6 +91,10 @@ impl Discovery {
                     Ok(()) => self.look_for_new_rules().await,
                     Err(_) => break,
                 },
+                changed = self.handover.changed() => match changed {
+                    Ok(()) => self.take_over_changes(),
+                    Err(_) => break,
+                },
                 pids = next_changes(&mut self.changes) => self.look_at_changed(pids).await,
                 pids = due(&mut self.second_looks) => self.look_at(pids).await,
                 _ = rescan.tick() => {
@@ -94,6 +103,14 @@ impl Discovery {
                 }
             }
         }
+    }
+
+    fn take_over_changes(&mut self) {
+        let handover = self.handover.borrow_and_update();
+        self.changes = handover
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     async fn look_for_new_rules(&mut self) {

@@ -7,6 +7,7 @@
 use std::{
     ops::{Add, AddAssign, Sub},
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -146,6 +147,10 @@ pub struct KernelInfo {
 /// program, begun to listen, or moved to another cgroup.
 pub type Changes = Pin<Box<dyn Stream<Item = u32> + Send + Sync>>;
 
+/// Attaches hooks; blocks for some tenths of a second. Where that fails, the kernel
+/// that it gives refuses ([`Kernel::refusal`]).
+pub type Attach = Arc<dyn Fn() -> Box<dyn Kernel> + Send + Sync>;
+
 /// The allow-list, the pool of slots and the counters.
 ///
 /// A slot is in the pool, or one process counts in it, or it names a *family*: a
@@ -158,6 +163,12 @@ pub trait Kernel: Send {
 
     /// Why nothing can be counted, if so.
     fn refusal(&self) -> Option<AllowError> {
+        None
+    }
+
+    /// How to attach the same hooks once more after this kernel was dropped: one
+    /// that knows nothing of it. None, if there are no hooks.
+    fn again(&self) -> Option<Attach> {
         None
     }
 

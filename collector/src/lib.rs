@@ -44,6 +44,10 @@ pub struct Options {
     pub interval: Duration,
     /// What it refuses to exceed.
     pub limits: Limits,
+    /// Lets go of the hooks when nothing was watched for so long, and attaches them
+    /// again for the next watch; from [`Options::MIN_IDLE`] to [`Options::MAX_IDLE`].
+    /// None: they stay attached.
+    pub detach_when_idle: Option<Duration>,
     /// Standing watches that it makes at its start; each selector is a rule
     /// ([`check_rule`]).
     pub watches: Vec<v1::Target>,
@@ -67,6 +71,10 @@ impl Options {
     pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
     /// Longer intervals are better made by reading totals less often.
     pub const MAX_INTERVAL: Duration = Duration::from_secs(60);
+    /// Hooks that come and go faster would cost more than they save.
+    pub const MIN_IDLE: Duration = Duration::from_secs(1);
+    /// What is longer is as good as never.
+    pub const MAX_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 }
 
 impl Default for Options {
@@ -74,6 +82,7 @@ impl Default for Options {
         Self {
             interval: Duration::from_secs(1),
             limits: Limits::default(),
+            detach_when_idle: None,
             watches: Vec::new(),
         }
     }

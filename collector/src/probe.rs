@@ -44,6 +44,7 @@ use error::AttachError;
 pub(crate) use kretprobe::tracefs;
 pub(crate) use preemption::is_full as preemption_is_full;
 use probes::Probes;
+
 /// What to attach.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeOptions {
@@ -103,6 +104,39 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
     }
     tracing::error!("no hook mode attaches: nothing can be counted; see the doctor command");
     detached(attempts)
+}
+
+/// Attaches a mode that has worked here before; if it does not any more, the
+/// kernel it returns refuses to watch, and says why.
+fn attach_again(
+    mode: v1::HookMode,
+    slots: u32,
+    follows_children: bool,
+    attempts: &[v1::ModeAttempt],
+) -> Box<dyn Kernel> {
+    let attached = Probes::attach(mode, kernel_types().as_ref(), slots);
+    let same = attached.and_then(|probes| {
+        // What was said of children must stay true.
+        if follows_children && !probes.info.follows_children {
+            return Err(AttachError::new("children cannot be followed any more"));
+        }
+        Ok(probes)
+    });
+    match same {
+        Ok(mut probes) => {
+            tracing::info!(mode = mode_name(mode), "attached the probes again");
+            probes.info.attempts = attempts.to_vec();
+            Box::new(probes)
+        }
+        Err(error) => {
+            tracing::error!(mode = mode_name(mode), cause = %error, "the probes do not attach again");
+            detached(vec![v1::ModeAttempt {
+                mode: mode.into(),
+                remedy: modes::remedy(mode, &error).to_owned(),
+                cause: error.0,
+            }])
+        }
+    }
 }
 
 /// Attaches a mode and lets go of it again: how it works here, or cause and

@@ -172,8 +172,14 @@ impl NetIoService for Service {
     ) -> Result<Response<v1::GetCollectorInfoResponse>, Status> {
         let vitals = self.commands.vitals().await?;
         let info = v1::CollectorInfo {
-            missed_events: Some(vitals.missed_events),
-            map_full: Some(vitals.map_full),
+            hook_mode: vitals.hooks.hook_mode.into(),
+            programs: vitals.hooks.programs.clone(),
+            blind_spots: vitals.hooks.blind_spots.clone(),
+            received_calls_meaning: vitals.hooks.received_calls_meaning.clone(),
+            attempts: vitals.hooks.attempts.clone(),
+            probe_state: vitals.probe_state.into(),
+            missed_events: Some(vitals.figures.missed_events),
+            map_full: Some(vitals.figures.map_full),
             missed_ticks: vitals.missed_ticks,
             subscribers: self.hub.subscribers(),
             watches: vitals.watches,
@@ -235,7 +241,7 @@ impl Service {
     }
 
     fn own_cost(&self, vitals: &Vitals) -> v1::OwnCost {
-        let (runs, time) = vitals.program_runs.unzip();
+        let (runs, time) = vitals.figures.program_runs.unzip();
         v1::OwnCost {
             program_runs: runs,
             program_time: time.and_then(|time| time.try_into().ok()),

@@ -6,7 +6,12 @@
 //! queue of [`MAX_COMMANDS`]; a caller that finds it full waits its turn.
 #![forbid(unsafe_code)]
 
-use std::{future::pending, mem::take, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    mem,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use netio::v1;
 use tokio::{
@@ -18,18 +23,21 @@ use tracing::{debug, info, warn};
 
 use crate::{
     hub::Hub,
+    kernel::{AllowError, Attach, Changes, Kernel, KernelInfo, refusing::RefusingKernel},
     processes::Found,
     ticker::{Clock, Ticker},
     watches::{NewWatch, Past, Rule, Selection, WatchError, WatchId, Watches},
 };
 
+mod attachment;
 mod commands;
 mod recent;
 #[cfg(test)]
 mod tests;
 mod timed;
 
-use commands::Command;
+use attachment::Attachment;
+use commands::{Command, Reply};
 pub(crate) use commands::{CommandError, Commands, Order, Vitals};
 use recent::Recent;
 use timed::timed;
@@ -42,8 +50,16 @@ const MAX_COMMANDS: usize = 64;
 /// that come and go.
 const REST: Duration = Duration::from_millis(100);
 
+/// Why there are no hooks, where attaching them ended by a fault of the collector.
+const FAULT: &str =
+    "attaching them ended unexpectedly; this is a defect, see the collector's log and report it";
+
 /// The rules that processes are looked for by, newest state only.
 pub(crate) type Rules = Arc<Vec<Rule>>;
+
+/// The kernel's word of changes, for the one who takes it out; empty, where the
+/// kernel does not tell.
+pub(crate) type Handover = Arc<Mutex<Option<Changes>>>;
 
 /// See the module.
 pub(crate) struct Sampler {
@@ -53,6 +69,10 @@ pub(crate) struct Sampler {
     hub: Arc<Hub>,
     commands: mpsc::Receiver<Command>,
     rules: watch::Sender<Rules>,
+    changes: watch::Sender<Handover>,
+    attachment: Attachment,
+    /// Watches that wait for the hooks; [`MAX_COMMANDS`] of them at most.
+    waiting: Vec<(Order, Reply<WatchId>)>,
     instance: v1::CollectorInstance,
     sequence: u64,
     /// Samples of an earlier tick, for their memory.
@@ -76,7 +96,7 @@ impl Sampler {
         instance: v1::CollectorInstance,
     ) -> (Self, Commands) {
         let (queue, commands) = mpsc::channel(MAX_COMMANDS);
-        let sampler = Self {
+        let mut sampler = Self {
             watches,
             ticker: Ticker::new(Arc::clone(&clock), interval),
             last_reading: clock.monotonic(),
@@ -85,13 +105,30 @@ impl Sampler {
             hub,
             commands,
             rules: watch::Sender::default(),
+            changes: watch::Sender::default(),
+            attachment: Attachment::lasting(),
+            waiting: Vec::new(),
             instance,
             sequence: 0,
             used: Vec::new(),
             durations: Recent::default(),
             latenesses: Recent::default(),
         };
+        sampler.hand_over_changes();
         (sampler, Commands::new(queue))
+    }
+
+    /// Has the hooks attached only while something is watched: lets go of them when
+    /// nothing was for that long, and gets them again with `attach` before the next
+    /// watch is made.
+    pub(crate) fn attached_on_demand(mut self, attach: Attach, after: Duration) -> Self {
+        self.attachment = Attachment::on_demand(attach, after);
+        self
+    }
+
+    /// The kernel's word of changes; another one after hooks were attached again.
+    pub(crate) fn changes(&self) -> watch::Receiver<Handover> {
+        self.changes.subscribe()
     }
 
     /// The rules, as they change.
@@ -106,6 +143,8 @@ impl Sampler {
             let expiry = self.watches.next_expiry();
             let rested = self.watches.has_resting_slots();
             let rested = rested.then_some(self.last_rest + REST);
+            let now = self.clock.monotonic();
+            let detach = self.attachment.deadline(self.watches.is_empty(), now);
             tokio::select! {
                 // In this order, so that a flood of commands delays no tick, and
                 // an exit is known before its pid is watched anew.
@@ -115,19 +154,70 @@ impl Sampler {
                 process = self.watches.next_exit() => self.watches.exited(process),
                 () = at(expiry) => self.expire(),
                 () = at(rested) => self.rest(),
-                command = self.commands.recv() => match command {
+                kernel = self.attachment.attached() => self.attached(kernel),
+                () = at(detach) => self.detach(),
+                command = self.commands.recv(), if self.waiting.len() < MAX_COMMANDS => match command {
                     Some(command) => self.handle(command),
                     None => break,
                 },
             }
         }
+        self.attachment.end().await;
+    }
+
+    /// Lets go of the hooks, and of everything that was known by their slots: nobody
+    /// counts in one, and the next hooks have others.
+    fn detach(&mut self) {
+        let hooks = KernelInfo {
+            programs: Vec::new(),
+            ..self.watches.kernel().info().clone()
+        };
+        // Nobody asks it before there are hooks again.
+        let why = |_| AllowError::NotAttached("nothing is watched".to_owned());
+        let none = Box::new(RefusingKernel::new(hooks, why));
+        let kernel = self.watches.change_kernel(none);
+        self.hand_over_changes();
+        self.attachment.let_go(kernel);
+        info!("nothing is watched: the probes are detached until something is");
+    }
+
+    /// Makes the watches that have waited for hooks; or tells why there are none, and
+    /// the next watch tries again.
+    fn attached(&mut self, kernel: Option<Box<dyn Kernel>>) {
+        let waiting = mem::take(&mut self.waiting);
+        let refusal = || match &kernel {
+            Some(kernel) => kernel.refusal(),
+            None => Some(AllowError::NotAttached(FAULT.to_owned())),
+        };
+        if let Some(why) = refusal() {
+            warn!(%why, watches = waiting.len(), "watches refused");
+            for (_, reply) in waiting {
+                if let Some(why) = refusal() {
+                    let _ = reply.send(Err(why.into()));
+                }
+            }
+            return;
+        }
+        if let Some(kernel) = kernel {
+            self.watches.change_kernel(kernel);
+            self.hand_over_changes();
+            self.attachment.use_them();
+        }
+        for (order, reply) in waiting {
+            self.make(order, reply);
+        }
+    }
+
+    fn hand_over_changes(&mut self) {
+        let changes = self.watches.kernel().changes();
+        self.changes.send_replace(Arc::new(Mutex::new(changes)));
     }
 
     fn tick(&mut self, late: Duration) {
         let (time, reading) = timed(&*self.clock, || self.watches.read());
         let samples = self
             .watches
-            .diff(self.hub.wants_processes(), take(&mut self.used));
+            .diff(self.hub.wants_processes(), mem::take(&mut self.used));
 
         self.sequence += 1;
         let interval = reading - self.last_reading;
@@ -165,12 +255,12 @@ impl Sampler {
     fn handle(&mut self, command: Command) {
         let now = self.clock.monotonic();
         match command {
+            Command::Watch { order, reply } if self.attachment.is_attached() => {
+                self.make(order, reply);
+            }
             Command::Watch { order, reply } => {
-                // A watch that its owner never heard of would never be ended.
-                if let Err(Ok(id)) = reply.send(self.watch(order, now)) {
-                    self.watches.end(id);
-                    self.publish_rules();
-                }
+                self.waiting.push((order, reply));
+                self.attachment.wish();
             }
             Command::Join {
                 id,
@@ -216,12 +306,12 @@ impl Sampler {
             Command::Vitals { reply } => {
                 let (watches, processes) = self.watches.counts();
                 let _ = reply.send(Ok(Vitals {
-                    missed_events: self.watches.kernel().missed_events(),
-                    map_full: self.watches.map_full(),
+                    hooks: self.watches.kernel().info().clone(),
+                    probe_state: self.probe_state(),
+                    figures: self.watches.figures(),
                     missed_ticks: self.ticker.missed(),
                     tick_duration: self.durations.percentiles(),
                     tick_lateness: self.latenesses.percentiles(),
-                    program_runs: self.watches.kernel().program_runs(),
                     watches,
                     processes,
                 }));
@@ -229,8 +319,31 @@ impl Sampler {
         }
     }
 
+    fn probe_state(&mut self) -> v1::ProbeState {
+        if !self.attachment.is_attached() {
+            v1::ProbeState::Resting
+        } else if self.watches.kernel().refusal().is_some() {
+            v1::ProbeState::Failed
+        } else {
+            v1::ProbeState::Attached
+        }
+    }
+
+    fn make(&mut self, order: Order, reply: Reply<WatchId>) {
+        // It may have waited for longer than its caller.
+        if reply.is_closed() {
+            return;
+        }
+        // A watch that its owner never heard of would never be ended.
+        if let Err(Ok(id)) = reply.send(self.watch(order)) {
+            self.watches.end(id);
+            self.publish_rules();
+        }
+    }
+
     /// Makes a watch of the processes found; all of them or none.
-    fn watch(&mut self, order: Order, now: Instant) -> Result<WatchId, WatchError> {
+    fn watch(&mut self, order: Order) -> Result<WatchId, WatchError> {
+        let now = self.clock.monotonic();
         let Order {
             target,
             selector,

@@ -122,7 +122,7 @@ pub async fn run(
 /// [`run`] in a given world.
 pub(crate) async fn run_in(
     world: World,
-    mut kernel: Box<dyn Kernel>,
+    kernel: Box<dyn Kernel>,
     options: Options,
     listeners: Listeners,
     shutdown: CancellationToken,
@@ -150,20 +150,23 @@ pub(crate) async fn run_in(
         max_history_bytes: options.limits.max_history_bytes,
     }));
     let follows_children = kernel.info().follows_children;
-    let changes = kernel.changes();
-    let (sampler, commands) = Sampler::new(
+    let again = kernel.again();
+    let (mut sampler, commands) = Sampler::new(
         Watches::new(kernel, options.limits),
         world.clock,
         options.interval,
         Arc::clone(&hub),
         about.instance.clone().unwrap_or_default(),
     );
+    if let (Some(attach), Some(after)) = (again, options.detach_when_idle) {
+        sampler = sampler.attached_on_demand(attach, after);
+    }
     let enrolment = Enrolment {
         processes: world.processes,
         commands: commands.clone(),
         follows_children,
     };
-    let discovery = Discovery::new(enrolment.clone(), sampler.rules(), changes);
+    let discovery = Discovery::new(enrolment.clone(), sampler.rules(), sampler.changes());
     let mut sampler = tokio::spawn(sampler.run(stop.clone()));
     // It ends by the token, or with the sampler.
     tokio::spawn(discovery.run(stop.clone()));

@@ -32,6 +32,7 @@ mod ending;
 mod error;
 mod exits;
 mod families;
+mod figures;
 mod id;
 mod joining;
 mod leases;
@@ -44,6 +45,7 @@ mod tests;
 pub(crate) use ending::Selection;
 pub(crate) use error::WatchError;
 use exits::{ExitGuard, Exits};
+pub(crate) use figures::Figures;
 pub(crate) use id::WatchId;
 pub(crate) use leases::Hold;
 use leases::Leases;
@@ -167,26 +169,26 @@ pub(crate) struct Watches {
     unlisted: u64,
     /// A rule came or went since the rules were told.
     rules_changed: bool,
+    /// Of kernels before this one.
+    past: Figures,
 }
 
 impl Watches {
     pub(crate) fn new(mut kernel: Box<dyn Kernel>, limits: Limits) -> Self {
-        let reserve = (0..limits.max_watches)
-            .map_while(|_| kernel.take())
-            .collect();
         Self {
+            reserve: reserve(&mut *kernel, limits),
             kernel,
             limits,
             last_id: 0,
             watches: BTreeMap::new(),
             table: Table::default(),
             idle_readings: Vec::new(),
-            reserve,
             resting: RestingSlots::default(),
             leases: Leases::default(),
             exits: Exits::default(),
             unlisted: 0,
             rules_changed: false,
+            past: Figures::default(),
         }
     }
 
@@ -194,11 +196,39 @@ impl Watches {
         &mut *self.kernel
     }
 
+    /// Goes on with another kernel, and gives back the one before with everything
+    /// that was known by its slots; there must be no watch. Watch ids and figures go
+    /// on.
+    pub(crate) fn change_kernel(&mut self, kernel: Box<dyn Kernel>) -> Box<dyn Kernel> {
+        let next = Self {
+            last_id: self.last_id,
+            unlisted: self.unlisted,
+            rules_changed: self.rules_changed,
+            past: self.past.with(&*self.kernel),
+            ..Self::new(kernel, self.limits)
+        };
+        std::mem::replace(self, next).kernel
+    }
+
     /// What did not fit so far.
     pub(crate) fn map_full(&self) -> v1::MapFull {
-        let mut full = self.kernel.map_full();
+        let mut full = self.past.map_full_with(&*self.kernel);
         full.processes += self.unlisted;
         full
+    }
+
+    /// What was missed, did not fit and was spent so far. May cost some system
+    /// calls: not for the tick.
+    pub(crate) fn figures(&self) -> Figures {
+        Figures {
+            map_full: self.map_full(),
+            ..self.past.with(&*self.kernel)
+        }
+    }
+
+    /// Whether nothing is watched.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.watches.is_empty()
     }
 
     /// Watches, and processes in slots of their own.
@@ -413,6 +443,13 @@ impl Watches {
         });
         Some(rules.collect())
     }
+}
+
+/// Slots for as many families as there may be watches.
+fn reserve(kernel: &mut dyn Kernel, limits: Limits) -> Vec<Slot> {
+    (0..limits.max_watches)
+        .map_while(|_| kernel.take())
+        .collect()
 }
 
 /// Inserts into a list in order that has no doubles.

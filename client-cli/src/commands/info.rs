@@ -57,13 +57,14 @@ fn in_words(of: Option<prost_types::Duration>) -> String {
 
 fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     let limits = info.limits.unwrap_or_default();
-    let facts: [[&str; 2]; 14] = [
+    let facts: [[&str; 2]; 15] = [
         [
             "collector",
             &format!("netio-collector {} {origin}", text::line(&info.version)),
         ],
         ["kernel", &text::line(&info.kernel_release)],
         ["hooks", mode(info.hook_mode())],
+        ["probes", &probes(info)],
         ["received calls", &text::line(&info.received_calls_meaning)],
         ["children", children(info)],
         ["interval", &in_words(info.interval)],
@@ -135,6 +136,32 @@ fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     text
 }
 
+/// Whether they are attached, and whether they always are.
+fn probes(info: &v1::CollectorInfo) -> String {
+    let rests = info.detach_when_idle.is_some();
+    match info.probe_state() {
+        v1::ProbeState::Unspecified => "unknown".to_owned(),
+        v1::ProbeState::Attached if rests => format!(
+            "attached; detached when nothing was watched for {}",
+            in_words(info.detach_when_idle)
+        ),
+        v1::ProbeState::Attached => "attached".to_owned(),
+        v1::ProbeState::Resting => {
+            "resting, since nothing is watched; the next watch attaches them".to_owned()
+        }
+        v1::ProbeState::Failed => "none could be attached".to_owned(),
+    }
+}
+
+fn probe_state(info: &v1::CollectorInfo) -> &'static str {
+    match info.probe_state() {
+        v1::ProbeState::Unspecified => "unknown",
+        v1::ProbeState::Attached => "attached",
+        v1::ProbeState::Resting => "resting",
+        v1::ProbeState::Failed => "failed",
+    }
+}
+
 fn children(info: &v1::CollectorInfo) -> &'static str {
     if info.follows_children {
         "can be followed"
@@ -192,6 +219,8 @@ fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
         "generation": instance.generation,
         "kernel_release": text::line(&info.kernel_release),
         "hook_mode": mode(info.hook_mode()),
+        "probe_state": probe_state(info),
+        "detach_when_idle_s": info.detach_when_idle.map(|it| duration(Some(it)).as_secs_f64()),
         "programs": info.programs.iter().map(|it| json!({
             "name": text::line(&it.name),
             "hook": text::line(&it.hook),

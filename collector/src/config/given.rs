@@ -18,10 +18,11 @@ use super::{ConfigError, watches::GivenWatch};
 use crate::logging::LogFormat;
 
 /// Every setting that has a variable.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "listen",
     "interval",
     "hooks",
+    "detach_when_idle",
     "max_watches",
     "max_watches_per_owner",
     "max_processes",
@@ -33,6 +34,11 @@ const KEYS: [&str; 13] = [
     "log_format",
     "config",
 ];
+
+/// The word for hooks that stay attached.
+pub(super) const NEVER: &str = "never";
+/// How long nothing must be watched, where no time is said.
+const IDLE: &str = "30s";
 
 /// Variables that the client, the build and the tests read, not the collector.
 const OF_OTHERS: [&str; 4] = [
@@ -65,6 +71,14 @@ pub(crate) struct Given {
     #[arg(long, value_name = "MODE", ignore_case = true)]
     #[serde(deserialize_with = "word")]
     pub(super) hooks: Option<HookChoice>,
+
+    /// Detach the probes when nothing was watched for so long, from 1s to 24h, so
+    /// that an idle collector costs the host's traffic nothing; the next watch
+    /// attaches them again, which takes it some tenths of a second. Standing
+    /// watches count as watched, also while they wait for a process
+    /// [env: NETIO_DETACH_WHEN_IDLE] [default: never; without a time: 30s]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = IDLE)]
+    pub(super) detach_when_idle: Option<String>,
 
     /// Watches to have room for, from 1 to 16384 [env: NETIO_MAX_WATCHES]
     /// [default: 1024]
@@ -181,6 +195,7 @@ impl Given {
                 .collect(),
             interval: text("interval")?,
             hooks: text("hooks")?.map(|it| choice("hooks", &it)).transpose()?,
+            detach_when_idle: text("detach_when_idle")?,
             max_watches: number("max_watches")?,
             max_watches_per_owner: number("max_watches_per_owner")?,
             max_processes: number("max_processes")?,

@@ -35,7 +35,7 @@ fn defaults() {
 
 /// Each setting, three different values for it, and how it reads.
 type Case = (&'static str, [&'static str; 3], fn(&Settings) -> String);
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     (
         "listen",
         [
@@ -53,6 +53,11 @@ const CASES: [Case; 12] = [
     }),
     ("hooks", ["kprobe", "fentry", "tracepoint"], |it| {
         it.hooks.to_string()
+    }),
+    ("detach_when_idle", ["1s", "NEVER", "1day"], |it| {
+        let after = it.options.detach_when_idle;
+        let words = after.map(|after| humantime::format_duration(after).to_string());
+        words.unwrap_or_else(|| "NEVER".to_owned())
     }),
     ("max_watches", ["1", "16384", "3"], |it| {
         it.options.limits.max_watches.to_string()
@@ -98,6 +103,20 @@ fn flags_beat_variables_beat_the_file() {
         assert_eq!(read(&load(&[], &[], &file).unwrap()), in_file);
         let empty = [(name.as_str(), "")];
         assert_eq!(read(&load(&[], &empty, &file).unwrap()), in_file);
+    }
+}
+
+#[test]
+fn the_time_to_detach_after_may_be_left_out() {
+    let settings = load(&["--detach-when-idle", "--log", "warn"], &[], "").unwrap();
+    let after = settings.options.detach_when_idle;
+    assert_eq!(after, Some(Duration::from_secs(30)));
+    assert_eq!(load(&[], &[], "").unwrap().options.detach_when_idle, None);
+    for wrong in ["0s", "999ms", "25h", "30", "always"] {
+        let flag = format!("--detach-when-idle={wrong}");
+        let error = load(&[&flag], &[], "").unwrap_err();
+        assert!(error.contains("--detach-when-idle"), "{error}");
+        assert!(error.contains("or never"), "{error}");
     }
 }
 

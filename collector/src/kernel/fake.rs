@@ -12,7 +12,10 @@ use netio::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::{AllowError, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot};
+use super::{
+    AllowError, Attach, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot,
+    refusing::RefusingKernel,
+};
 
 /// What a slot is used for.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +51,12 @@ pub struct State {
     pub unlisted: u64,
     /// Whether changes are wished for.
     pub wishes: bool,
+    /// How often the hooks were attached again.
+    pub attached_again: u32,
+    /// Whether attaching them again fails.
+    pub fails_to_attach: bool,
+    /// Held by a test, attaching them again takes until it is let go.
+    pub attaching: Arc<Mutex<()>>,
     births: Vec<Birth>,
     changes: Option<mpsc::UnboundedSender<u32>>,
 }
@@ -61,6 +70,7 @@ pub struct FakeKernel {
     state: Arc<Mutex<State>>,
     at_next_look: Arc<Mutex<Option<Event>>>,
     info: KernelInfo,
+    slots: u32,
 }
 
 impl FakeKernel {
@@ -74,6 +84,7 @@ impl FakeKernel {
                 follows_children: true,
                 ..KernelInfo::default()
             },
+            slots,
         };
         kernel.with(|state| state.pool = (1..=slots).map(Slot).collect());
         kernel
@@ -92,6 +103,27 @@ impl FakeKernel {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *place = Some(Box::new(event));
+    }
+
+    /// The hooks come with an empty table; only what a test said of attaching them
+    /// is kept.
+    fn attach_again(&self, slots: u32) -> Box<dyn Kernel> {
+        let attaching = self.with(|state| Arc::clone(&state.attaching));
+        drop(attaching.lock());
+        self.with(|state| -> Box<dyn Kernel> {
+            if state.fails_to_attach {
+                let why = |_| AllowError::NotAttached("as the test has it".to_owned());
+                return Box::new(RefusingKernel::new(KernelInfo::default(), why));
+            }
+            *state = State {
+                attached_again: state.attached_again + 1,
+                attaching: Arc::clone(&state.attaching),
+                // In another order: a slot of before means nothing.
+                pool: (1..=slots).rev().map(Slot).collect(),
+                ..State::default()
+            };
+            Box::new(self.clone())
+        })
     }
 
     /// Looks at or changes the table.
@@ -216,6 +248,11 @@ impl State {
 impl Kernel for FakeKernel {
     fn info(&self) -> &KernelInfo {
         &self.info
+    }
+
+    fn again(&self) -> Option<Attach> {
+        let (kernel, slots) = (self.clone(), self.slots);
+        Some(Arc::new(move || kernel.attach_again(slots)))
     }
 
     fn missed_events(&self) -> v1::MissedEvents {

@@ -27,8 +27,12 @@ impl<F: Fn(u32) -> AllowError + Send> Kernel for RefusingKernel<F> {
         Some((self.why)(0)).filter(|why| matches!(why, AllowError::NotAttached(_)))
     }
 
+    /// Hooks that are not there miss nothing.
     fn missed_events(&self) -> v1::MissedEvents {
-        v1::MissedEvents::default()
+        v1::MissedEvents {
+            recursion: Some(0),
+            kretprobe: Some(0),
+        }
     }
 
     fn map_full(&self) -> v1::MapFull {

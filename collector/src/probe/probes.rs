@@ -7,6 +7,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,11 +16,14 @@ use netio::v1;
 use netio_abi::{FULL_PROCESSES, FULL_SOCKETS, NO_SLOT, WISH_CHANGES, WISH_TGID};
 
 use super::{
-    AttachError, attach::Attached, blind_spots, changes, modes, preemption, self_check, sys,
+    AttachError, attach::Attached, attach_again, blind_spots, changes, modes, preemption,
+    self_check, sys,
 };
 use crate::{
     btf::Btf,
-    kernel::{AllowError, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot},
+    kernel::{
+        AllowError, Attach, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot,
+    },
 };
 
 /// One mode's programs, attached.
@@ -27,6 +31,7 @@ pub(super) struct Probes {
     // Dropped first: nothing counts once the maps' memory goes.
     attached: Attached,
     pub(super) info: KernelInfo,
+    slots: u32,
 }
 
 impl Probes {
@@ -45,7 +50,11 @@ impl Probes {
             received_calls_meaning: blind_spots::received_calls(mode, &attached).to_owned(),
             follows_children: attached.follows_children,
         };
-        Ok(Self { attached, info })
+        Ok(Self {
+            attached,
+            info,
+            slots,
+        })
     }
 
     /// Notes where the reading of each of the process's sockets stands, if the
@@ -76,6 +85,15 @@ impl Probes {
 impl Kernel for Probes {
     fn info(&self) -> &KernelInfo {
         &self.info
+    }
+
+    fn again(&self) -> Option<Attach> {
+        let (mode, slots) = (self.info.hook_mode, self.slots);
+        let follows_children = self.info.follows_children;
+        let attempts = self.info.attempts.clone();
+        Some(Arc::new(move || {
+            attach_again(mode, slots, follows_children, &attempts)
+        }))
     }
 
     fn missed_events(&self) -> v1::MissedEvents {

@@ -7,8 +7,9 @@ use netio::v1;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    kernel::KernelInfo,
     processes::{Found, Selector},
-    watches::{Follow, Hold, Past, Selection, WatchError, WatchId},
+    watches::{Figures, Follow, Hold, Past, Selection, WatchError, WatchId},
 };
 
 /// Why a command was not carried out.
@@ -21,15 +22,16 @@ pub(crate) enum CommandError {
 }
 
 /// What only the sampler knows of the collector's health.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Vitals {
-    pub(crate) missed_events: v1::MissedEvents,
-    pub(crate) map_full: v1::MapFull,
+    /// What the hooks are now.
+    pub(crate) hooks: KernelInfo,
+    pub(crate) probe_state: v1::ProbeState,
+    /// Over all the times that hooks were attached.
+    pub(crate) figures: Figures,
     pub(crate) missed_ticks: u64,
     pub(crate) tick_duration: v1::Percentiles,
     pub(crate) tick_lateness: v1::Percentiles,
-    /// How often the programs in the kernel ran, and for how long.
-    pub(crate) program_runs: Option<(u64, Duration)>,
     pub(crate) watches: u32,
     pub(crate) processes: u32,
 }
@@ -48,7 +50,7 @@ pub(crate) struct Order {
     pub(crate) found: Vec<Found>,
 }
 
-type Reply<T> = oneshot::Sender<Result<T, WatchError>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, WatchError>>;
 
 pub(super) enum Command {
     Watch {

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod clocks;
+mod idle;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(60);

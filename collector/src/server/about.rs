@@ -49,6 +49,10 @@ pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::Co
         watches: 0,
         processes: 0,
         own_cost: None,
+        probe_state: v1::ProbeState::Unspecified.into(),
+        detach_when_idle: options
+            .detach_when_idle
+            .and_then(|after| after.try_into().ok()),
     })
 }
 

@@ -79,6 +79,8 @@ fn info() -> v1::CollectorInfo {
             history_bytes: 204,
             history_ticks: 205,
         }),
+        probe_state: v1::ProbeState::Attached.into(),
+        detach_when_idle: None,
     }
 }
 
@@ -91,6 +93,7 @@ fn people_see_everything() {
 collector       netio-collector 0.1.0 within this process
 kernel          6.1.0
 hooks           fentry
+probes          attached
 received calls  calls
 children        can be followed
 interval        250ms
@@ -120,6 +123,26 @@ Hooks that do not work here:
   tracepoint: no such tracepoint\u{fffd}
 "
     );
+}
+
+#[test]
+fn probes_that_rest_are_no_fault() {
+    let shown = shown_with(|info| {
+        info.detach_when_idle = seconds(30);
+    });
+    assert!(
+        shown.contains("probes          attached; detached when nothing was watched for 30s\n"),
+        "{shown}"
+    );
+    let shown = shown_with(|info| {
+        info.probe_state = v1::ProbeState::Resting.into();
+        info.programs.clear();
+    });
+    assert!(
+        shown.contains("probes          resting, since nothing is watched; "),
+        "{shown}"
+    );
+    assert!(!shown.contains("Programs in the kernel"), "{shown}");
 }
 
 fn shown_with(change: impl FnOnce(&mut v1::CollectorInfo)) -> String {
@@ -253,6 +276,8 @@ fn programs_get_numbers() {
     let value = for_programs(&info(), &Origin::Remote("http://h:1".parse().unwrap()));
     assert_eq!(value["endpoint"], "http://h:1");
     assert_eq!(value["hook_mode"], "fentry");
+    assert_eq!(value["probe_state"], "attached");
+    assert_eq!(value["detach_when_idle_s"], json!(null));
     assert_eq!(value["interval_s"], 0.25);
     assert_eq!(value["programs"][0]["program_id"], 12);
     assert_eq!(value["attempts"][0]["cause"], "no such tracepoint\u{fffd}");
