@@ -58,7 +58,12 @@ pub fn lacks_kernel() -> Option<&'static str> {
 }
 
 /// The path of one of the workspace's programs, built with the tests' profile.
+/// Where nothing can be built, as in a guest, it stands beside the test.
 pub fn binary(name: &str) -> PathBuf {
+    if !Path::new(env!("CARGO")).exists() {
+        let test = env::current_exe().expect("the test's own path");
+        return test.with_file_name(name);
+    }
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let profile = profile();
     let release = profile.ends_with("release");
@@ -155,6 +160,10 @@ impl Collector {
             ids.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
         }
         Ok(ids)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// What `--endpoint` takes.
