@@ -12,25 +12,24 @@ use std::{
     collections::{BTreeSet, VecDeque},
     future::pending,
     mem,
-    sync::{Arc, PoisonError},
+    sync::PoisonError,
     time::Duration,
 };
 
 use tokio::{
     sync::watch,
-    task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::{
-    enrolment::{EnrolError, Enrolment},
+    enrolment::{EnrolError, Enrolment, not_counted},
     kernel::Changes,
     processes::{Found, Selector},
     sampler::{CommandError, Handover, Rules},
-    watches::{Rule, WatchError, WatchId},
+    watches::{Rule, WatchId},
 };
 
 #[cfg(test)]
@@ -125,14 +124,9 @@ impl Discovery {
         self.look_for(&new, false).await;
     }
 
-    /// Looks for these rules among all processes. `thorough`: as if nothing were
-    /// in the watches yet.
     async fn look_for(&self, rules: &[Rule], thorough: bool) {
-        for rule in rules {
-            match self.enrolment.matching(&rule.selector).await {
-                Ok(found) => self.let_in(rule, found, thorough).await,
-                Err(error) => warn!(id = %rule.id, %error, "cannot look for processes"),
-            }
+        if let Err(error) = self.enrolment.look_for(rules, thorough).await {
+            tell(&error);
         }
     }
 
@@ -153,9 +147,8 @@ impl Discovery {
         if rules.is_empty() {
             return;
         }
-        let processes = Arc::clone(&self.enrolment.processes);
         let selectors: Vec<Selector> = rules.iter().map(|rule| rule.selector.clone()).collect();
-        let matches = spawn_blocking(move || {
+        let matches = self.enrolment.look(move |processes| {
             let each = pids.into_iter();
             // A process joins several watches, and each wants its own.
             let of_rule = |pid| {
@@ -169,28 +162,25 @@ impl Discovery {
                 let all: Vec<Found> = [found].into_iter().chain(more).collect();
                 Some(indices.into_iter().zip(all))
             };
-            each.filter_map(of_rule).flatten().collect::<Vec<_>>()
+            Ok(each.filter_map(of_rule).flatten().collect::<Vec<_>>())
         });
         for (index, found) in matches.await.unwrap_or_default() {
-            if let Some(rule) = rules.get(index) {
-                self.let_in(rule, vec![found], false).await;
+            if let Some(rule) = rules.get(index)
+                && let Err(error) = self.enrolment.join(rule, found).await
+            {
+                match error {
+                    EnrolError::Command(error) => not_counted(rule.id, &error),
+                    error @ EnrolError::Find(_) => tell(&error),
+                }
             }
         }
     }
+}
 
-    async fn let_in(&self, rule: &Rule, found: Vec<Found>, thorough: bool) {
-        if found.is_empty() {
-            return;
-        }
-        let joined = self.enrolment.join(rule.id, rule.follow, found, thorough);
-        match joined.await {
-            Ok(()) => {}
-            // The watch has ended meanwhile, or everything has.
-            Err(EnrolError::Command(
-                CommandError::ShuttingDown | CommandError::Refused(WatchError::NotFound { .. }),
-            )) => debug!(id = %rule.id, "its watch has ended"),
-            Err(error) => warn!(id = %rule.id, %error, "processes that match are not counted"),
-        }
+fn tell(error: &EnrolError) {
+    match error {
+        EnrolError::Command(CommandError::ShuttingDown) => {}
+        error => warn!(%error, "cannot look for processes"),
     }
 }
 

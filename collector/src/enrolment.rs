@@ -8,22 +8,37 @@
 //! Descendants are found by looking, and looking takes a while in which further
 //! children are born. But a process that is in the watch already has its children
 //! listed by the kernel; so one looks again until nobody new is found.
+//!
+//! Of looks for requests, [`MAX_SCANS`] are under way at most; others wait their turn,
+//! for as long as their callers do. And the sampler gets no more than [`MAX_JOINS`]
+//! processes at once, so that a tick can come between.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, mem, sync::Arc, time::Duration};
 
 use netio::v1;
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, oneshot},
+    task::spawn_blocking,
+};
+use tracing::{debug, warn};
 
 use crate::{
     kernel::ProcessId,
-    processes::{FindError, Found, Processes, Selector},
+    processes::{Ancestry, FindError, Found, Processes, Search, Selector},
     sampler::{CommandError, Commands, Order},
-    watches::{Follow, Past, Selection, WatchError, WatchId},
+    watches::{Follow, Past, Rule, Selection, WatchError, WatchId},
 };
 
 /// How often to look for descendants. Each look finds a generation at least.
 const MAX_LOOKS: usize = 64;
+/// Looks for requests that are under way at once: each reads some files of every
+/// process on the host.
+pub(crate) const MAX_SCANS: usize = 2;
+/// Processes that the sampler lets in at once. Some read positions must be noted for
+/// each, which takes some tens of microseconds, and more with many sockets.
+const MAX_JOINS: usize = 64;
 
 /// A watch that is wished for.
 pub(crate) struct Wish {
@@ -48,13 +63,67 @@ pub(crate) enum EnrolError {
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct Enrolment {
-    pub(crate) processes: Arc<dyn Processes>,
-    pub(crate) commands: Commands,
+    processes: Arc<dyn Processes>,
+    commands: Commands,
     /// Whether the kernel can follow children.
-    pub(crate) follows_children: bool,
+    follows_children: bool,
+    scans: Arc<Semaphore>,
+}
+
+/// A watch that its caller has not taken yet: it is ended, unless that happens.
+struct Unclaimed {
+    watch: Option<v1::Watch>,
+    owner: String,
+    commands: Commands,
+}
+
+impl Unclaimed {
+    fn claim(mut self) -> v1::Watch {
+        self.watch.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        let Some(watch) = self.watch.take() else {
+            return;
+        };
+        let (commands, owner) = (self.commands.clone(), mem::take(&mut self.owner));
+        // Without a runtime there is no sampler any more either.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            let selection = Selection::Id(watch.watch_id);
+            // It may have ended by itself.
+            let _ = commands.unwatch(selection, owner).await;
+        });
+    }
 }
 
 impl Enrolment {
+    pub(crate) fn new(
+        processes: Arc<dyn Processes>,
+        commands: Commands,
+        follows_children: bool,
+    ) -> Self {
+        Self {
+            processes,
+            commands,
+            follows_children,
+            scans: Arc::new(Semaphore::new(MAX_SCANS)),
+        }
+    }
+
+    /// For one who looks by itself, a look after the other: it does not wait for
+    /// those of requests, nor they for its.
+    pub(crate) fn apart(&self) -> Self {
+        Self {
+            scans: Arc::new(Semaphore::new(1)),
+            ..self.clone()
+        }
+    }
+
     /// Makes a standing watch, in which processes are looked for later.
     pub(crate) async fn make_standing(
         &self,
@@ -75,23 +144,30 @@ impl Enrolment {
         Ok(self.commands.watch(order).await?)
     }
 
-    /// Makes a watch. It goes on being made if the caller goes away, and is then
-    /// ended.
+    /// Makes a watch. Once processes were found, it goes on being made if the caller
+    /// goes away, and is then ended.
     pub(crate) async fn make(&self, wish: Wish) -> Result<v1::Watch, EnrolError> {
+        // Before anything is made: who waits its turn here can still go away.
+        let selector = wish.selector.clone();
+        let found = self.look(move |it| it.matching(&selector)).await?;
         let (reply, answer) = oneshot::channel();
         let enrolment = self.clone();
         tokio::spawn(async move {
             let owner = wish.owner.clone();
-            if let Err(Ok(watch)) = reply.send(enrolment.watch(wish).await) {
-                let selection = Selection::Id(watch.watch_id);
-                let _ = enrolment.commands.unwatch(selection, owner).await;
-            }
+            let made = enrolment.watch(wish, found).await;
+            // It may go unheard even after it was sent.
+            let _ = reply.send(made.map(|watch| Unclaimed {
+                watch: Some(watch),
+                owner,
+                commands: enrolment.commands,
+            }));
         });
-        let answer = answer.await;
-        answer.unwrap_or(Err(EnrolError::Command(CommandError::ShuttingDown)))
+        let made = answer.await;
+        made.unwrap_or(Err(CommandError::ShuttingDown.into()))
+            .map(Unclaimed::claim)
     }
 
-    async fn watch(&self, wish: Wish) -> Result<v1::Watch, EnrolError> {
+    async fn watch(&self, wish: Wish, mut found: Vec<Found>) -> Result<v1::Watch, EnrolError> {
         let Wish {
             target,
             selector,
@@ -99,23 +175,24 @@ impl Enrolment {
             wait,
             lease_ttl,
         } = wish;
-        let found = self.matching(&selector).await?;
         if found.is_empty() && !wait {
             return Err(FindError::NoMatch(selector).into());
         }
         let follow = self.follow(&target, &selector);
         let roots = roots(&found, follow);
+        let rest = found.split_off(found.len().min(MAX_JOINS));
         let order = Order {
             target,
-            selector,
+            selector: selector.clone(),
             owner: owner.clone(),
             follow,
             lease_ttl,
-            wait,
+            wait: wait || !rest.is_empty(),
             found,
         };
+        let must_have_some = (!wait && !rest.is_empty()).then_some(selector);
         let id = self.commands.watch(order).await?;
-        match self.finish(id, &owner, roots).await {
+        match self.finish(id, &owner, rest, roots, must_have_some).await {
             Ok(watch) => Ok(watch),
             Err(error) => {
                 let selection = Selection::Id(id.to_string());
@@ -125,17 +202,24 @@ impl Enrolment {
         }
     }
 
+    /// Lets in the rest of the processes and all descendants, or fails.
     async fn finish(
         &self,
         id: WatchId,
         owner: &str,
+        rest: Vec<Found>,
         roots: BTreeSet<ProcessId>,
+        must_have_some: Option<Selector>,
     ) -> Result<v1::Watch, EnrolError> {
+        self.join_all(id, rest, false, Past::Refuse).await?;
         self.descendants(id, roots, Past::Refuse).await?;
         // Looking may have taken a part of its lease.
         let renewal = self.commands.renew(vec![id.to_string()], owner.to_owned());
         renewal.await?;
         let watch = self.commands.describe(id).await?;
+        if let Some(selector) = must_have_some.filter(|_| watch.process_count == 0) {
+            return Err(FindError::NoMatch(selector).into());
+        }
         let mut described = self.describe(vec![watch]).await?;
         let gone = WatchError::NotFound {
             watch_id: id.to_string(),
@@ -143,22 +227,64 @@ impl Enrolment {
         Ok(described.pop().ok_or(CommandError::from(gone))?)
     }
 
-    /// Adds processes that match a rule, with the descendants of those whose
-    /// children the watch follows. `thorough`: looks for descendants of those, too,
-    /// that are in the watch already.
-    pub(crate) async fn join(
-        &self,
-        id: WatchId,
-        follow: Follow,
-        found: Vec<Found>,
-        thorough: bool,
-    ) -> Result<(), EnrolError> {
-        let roots = roots(&found, follow);
-        let joined = self.commands.join(id, found, false, Past::Share).await?;
-        if joined > 0 || thorough {
-            self.descendants(id, roots, Past::Share).await?;
+    /// Adds a process that matches a rule, with its descendants if the watch follows
+    /// its children.
+    pub(crate) async fn join(&self, rule: &Rule, found: Found) -> Result<(), EnrolError> {
+        let roots = roots(std::slice::from_ref(&found), rule.follow);
+        let found = vec![found];
+        if self.join_all(rule.id, found, false, Past::Share).await? > 0 {
+            self.descendants(rule.id, roots, Past::Share).await?;
         }
         Ok(())
+    }
+
+    /// Looks for these rules among all processes, and adds what is not in their watches
+    /// yet, with descendants. `thorough`: also the descendants that are lacking of
+    /// processes that are in them. Processes are looked at once for all rules, and
+    /// once more for descendants until nobody new is found. What fails for one rule
+    /// is logged, and the others go on.
+    pub(crate) async fn look_for(&self, rules: &[Rule], thorough: bool) -> Result<(), EnrolError> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let ids = rules.iter().map(|rule| rule.id).collect();
+        let members = self.commands.members(ids).await?;
+        let searches: Vec<Search> = rules
+            .iter()
+            .zip(&members)
+            .map(|(rule, members)| Search {
+                rule: rule.selector.clone(),
+                known: members.iter().map(|(process, _)| *process).collect(),
+            })
+            .collect();
+        let found = self.look(move |it| it.search(&searches)).await?;
+        let mut following = Vec::new();
+        for ((rule, members), found) in rules.iter().zip(members).zip(found) {
+            let known = members.into_iter().filter(|(_, follows)| *follows);
+            let known: BTreeSet<_> = known.map(|(process, _)| process).collect();
+            let mut ancestry = Ancestry::default();
+            if thorough {
+                ancestry.roots = known.clone();
+            }
+            match found {
+                Ok(found) => {
+                    let roots = roots(&found, rule.follow);
+                    let joined = self.join_all(rule.id, found, false, Past::Share).await;
+                    match joined {
+                        Ok(0) => {}
+                        Ok(_) => ancestry.roots.extend(roots),
+                        Err(error) => {
+                            not_counted(rule.id, &error);
+                            continue;
+                        }
+                    }
+                }
+                Err(error) => warn!(id = %rule.id, %error, "cannot look for processes"),
+            }
+            ancestry.known = known;
+            following.push((rule.id, ancestry));
+        }
+        self.descend(following, Past::Share).await
     }
 
     async fn descendants(
@@ -167,18 +293,60 @@ impl Enrolment {
         roots: BTreeSet<ProcessId>,
         past: Past,
     ) -> Result<(), EnrolError> {
-        if roots.is_empty() {
-            return Ok(());
-        }
+        let ancestry = Ancestry {
+            roots,
+            ..Ancestry::default()
+        };
+        self.descend(vec![(id, ancestry)], past).await
+    }
+
+    /// Adds descendants to watches. Where processes are not refused, what fails for
+    /// one watch is logged, and the others go on.
+    async fn descend(
+        &self,
+        mut following: Vec<(WatchId, Ancestry)>,
+        past: Past,
+    ) -> Result<(), EnrolError> {
         for _ in 0..MAX_LOOKS {
-            let (processes, of) = (Arc::clone(&self.processes), roots.clone());
-            let found = blocking(move || processes.descendants(&of)).await?;
-            if self.commands.join(id, found, true, past).await? == 0 {
+            following.retain(|(_, of)| !of.roots.is_empty());
+            if following.is_empty() {
                 return Ok(());
             }
+            let of: Vec<Ancestry> = following.iter().map(|(_, of)| of.clone()).collect();
+            let found = self.look(move |it| it.descendants(&of)).await?;
+            let mut again = Vec::new();
+            for ((id, mut of), found) in following.into_iter().zip(found) {
+                of.known.extend(found.iter().map(Found::id));
+                match self.join_all(id, found, true, past).await {
+                    Ok(0) => {}
+                    Ok(_) => again.push((id, of)),
+                    Err(error) if past == Past::Share => not_counted(id, &error),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            following = again;
         }
-        tracing::warn!(%id, "new descendants were found at each look: some may not be counted");
+        for (id, _) in following {
+            warn!(%id, "new descendants were found at each look: some may not be counted");
+        }
         Ok(())
+    }
+
+    /// Adds processes to a watch; how many of them are news.
+    async fn join_all(
+        &self,
+        id: WatchId,
+        mut found: Vec<Found>,
+        descend: bool,
+        past: Past,
+    ) -> Result<usize, CommandError> {
+        let mut joined = 0;
+        while !found.is_empty() {
+            let later = found.split_off(found.len().min(MAX_JOINS));
+            let some = mem::replace(&mut found, later);
+            joined += self.commands.join(id, some, descend, past).await?;
+        }
+        Ok(joined)
     }
 
     /// Whose children a target means.
@@ -197,20 +365,13 @@ impl Enrolment {
         }
     }
 
-    /// The processes that match now.
-    pub(crate) async fn matching(&self, selector: &Selector) -> Result<Vec<Found>, FindError> {
-        let (processes, selector) = (Arc::clone(&self.processes), selector.clone());
-        blocking(move || processes.matching(&selector)).await
-    }
-
     /// What each of these processes is, where that was not read yet: a child
     /// that was listed by the kernel is known by pid and name only.
     pub(crate) async fn describe(
         &self,
         mut watches: Vec<v1::Watch>,
     ) -> Result<Vec<v1::Watch>, FindError> {
-        let processes = Arc::clone(&self.processes);
-        blocking(move || {
+        self.look(move |processes| {
             let all = watches.iter_mut().flat_map(|watch| &mut watch.processes);
             for process in all {
                 if let Some(told) = processes.describe(process.pid, process.start_time_ns) {
@@ -221,17 +382,43 @@ impl Enrolment {
         })
         .await
     }
+
+    /// The database servers of the host.
+    pub(crate) async fn databases(&self) -> Result<Vec<v1::Database>, FindError> {
+        self.look(|processes| processes.databases()).await
+    }
+
+    /// Looks at processes, in a thread for blocking work, when it is its turn.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Processes) -> Result<T, FindError> + Send + 'static,
+    ) -> Result<T, FindError> {
+        // It is never closed. A look goes on if nobody waits for it any more, and
+        // keeps its permit.
+        let permit = Arc::clone(&self.scans).acquire_owned().await.ok();
+        let processes = Arc::clone(&self.processes);
+        let looked = spawn_blocking(move || {
+            let _permit = permit;
+            look(&*processes)
+        });
+        looked.await.unwrap_or_else(|error| {
+            Err(FindError::ProcUnreadable {
+                root: "/proc".into(),
+                source: io::Error::other(error),
+            })
+        })
+    }
 }
 
-async fn blocking<T: Send + 'static>(
-    find: impl FnOnce() -> Result<T, FindError> + Send + 'static,
-) -> Result<T, FindError> {
-    spawn_blocking(find).await.unwrap_or_else(|error| {
-        Err(FindError::ProcUnreadable {
-            root: "/proc".into(),
-            source: io::Error::other(error),
-        })
-    })
+/// Tells that processes are not counted which match.
+pub(crate) fn not_counted(id: WatchId, error: &CommandError) {
+    match error {
+        // The watch has ended meanwhile, or everything has.
+        CommandError::ShuttingDown | CommandError::Refused(WatchError::NotFound { .. }) => {
+            debug!(%id, "its watch has ended");
+        }
+        error => warn!(%id, %error, "processes that match are not counted"),
+    }
 }
 
 /// The processes whose children the watch follows.

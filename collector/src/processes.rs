@@ -53,6 +53,32 @@ impl Found {
     }
 }
 
+/// A rule, and the processes that need not be found, as they are known.
+pub(crate) struct Search {
+    pub(crate) rule: Selector,
+    pub(crate) known: BTreeSet<ProcessId>,
+}
+
+/// Processes whose descendants are looked for, and those of them that need not be
+/// found.
+#[derive(Clone, Default)]
+pub(crate) struct Ancestry {
+    pub(crate) roots: BTreeSet<ProcessId>,
+    pub(crate) known: BTreeSet<ProcessId>,
+}
+
+/// Whether the process with this pid may be among these; its start time tells.
+fn may_be_among(pid: u32, processes: &BTreeSet<ProcessId>) -> bool {
+    let at = |start_time_ns| ProcessId {
+        tgid: pid,
+        start_time_ns,
+    };
+    processes.range(at(0)..=at(u64::MAX)).next().is_some()
+}
+
+/// What a search for one rule gave.
+pub(crate) type Matching = Result<Vec<Found>, FindError>;
+
 /// Why there is no process that could be watched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
@@ -97,16 +123,33 @@ pub(crate) trait Processes: Send + Sync {
 
     /// The running processes that match, oldest first (by start time, then pid).
     /// None, if nothing matches a rule; a pid must be found.
-    fn matching(&self, selector: &Selector) -> Result<Vec<Found>, FindError>;
+    fn matching(&self, selector: &Selector) -> Matching {
+        if let Selector::Pid(pid) = selector {
+            return Ok(vec![self.find(*pid)?]);
+        }
+        let search = Search {
+            rule: selector.clone(),
+            known: BTreeSet::new(),
+        };
+        self.search(&[search])?
+            .pop()
+            .unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// The same for each of these rules, by looking at all processes once, and
+    /// without the processes that are known. What fails for one rule alone is that
+    /// one's error.
+    fn search(&self, searches: &[Search]) -> Result<Vec<Matching>, FindError>;
 
     /// Which of these rules a process matches (their indices), and the process;
     /// `None` if it matches none, or is gone. Reads only what the rules need:
     /// this is for each exec on the host.
     fn matches(&self, pid: u32, rules: &[Selector]) -> Option<(Vec<usize>, Found)>;
 
-    /// Every running descendant of these processes, as far as they still run,
-    /// oldest first; one of them only if it descends from another.
-    fn descendants(&self, of: &BTreeSet<ProcessId>) -> Result<Vec<Found>, FindError>;
+    /// For each of these the running descendants of its roots, as far as they still
+    /// run, oldest first, without those that are known; a root only if it descends
+    /// from another. Looks at all processes once.
+    fn descendants(&self, of: &[Ancestry]) -> Result<Vec<Vec<Found>>, FindError>;
 
     /// What a process that was forked a moment ago is, if it still runs and has
     /// this start time.

@@ -11,7 +11,6 @@ use std::{
 };
 
 use netio::v1::{self, subscribe_request, target, unwatch_request, watch_request::Life};
-use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
@@ -119,9 +118,7 @@ impl NetIoService for Service {
         &self,
         _: Request<v1::DiscoverRequest>,
     ) -> Result<Response<v1::DiscoverResponse>, Status> {
-        let processes = Arc::clone(&self.enrolment.processes);
-        let databases = spawn_blocking(move || processes.databases()).await;
-        let databases = databases.map_err(|error| Status::internal(error.to_string()))??;
+        let databases = self.enrolment.databases().await?;
         Ok(Response::new(v1::DiscoverResponse { databases }))
     }
 

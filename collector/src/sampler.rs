@@ -271,6 +271,10 @@ impl Sampler {
             } => {
                 let _ = reply.send(self.join(id, found, descend, past));
             }
+            Command::Members { ids, reply } => {
+                let members = ids.iter().map(|id| self.watches.members(*id));
+                let _ = reply.send(Ok(members.collect()));
+            }
             Command::Unwatch {
                 selection,
                 owner,

@@ -161,12 +161,8 @@ pub(crate) async fn run_in(
     if let (Some(attach), Some(after)) = (again, options.detach_when_idle) {
         sampler = sampler.attached_on_demand(attach, after);
     }
-    let enrolment = Enrolment {
-        processes: world.processes,
-        commands: commands.clone(),
-        follows_children,
-    };
-    let discovery = Discovery::new(enrolment.clone(), sampler.rules(), sampler.changes());
+    let enrolment = Enrolment::new(world.processes, commands.clone(), follows_children);
+    let discovery = Discovery::new(enrolment.apart(), sampler.rules(), sampler.changes());
     let mut sampler = tokio::spawn(sampler.run(stop.clone()));
     // It ends by the token, or with the sampler.
     tokio::spawn(discovery.run(stop.clone()));

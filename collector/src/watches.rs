@@ -226,6 +226,23 @@ impl Watches {
         }
     }
 
+    /// The processes of a watch that run and have a slot of their own, and whether
+    /// their children join it; none if it has ended.
+    pub(crate) fn members(&self, id: WatchId) -> Vec<(ProcessId, bool)> {
+        let watch = self.watches.get(&id);
+        let members = watch.into_iter().flat_map(|watch| &watch.members);
+        let running = members
+            .filter_map(|member| self.table.get(member.slot))
+            .filter(|process| !process.exited);
+        running
+            .map(|process| {
+                let family = process.family.map(|slot| self.table.families.get(&slot));
+                let follows = family.flatten().is_some_and(|it| it.watches.contains(&id));
+                (process.id, follows)
+            })
+            .collect()
+    }
+
     /// Whether nothing is watched.
     pub(crate) fn is_empty(&self) -> bool {
         self.watches.is_empty()

@@ -11,11 +11,13 @@ use super::{
     Selector,
     cgroup::{begins_with, cgroup_path, container_ids, is_of_unit, lies_in},
     entry::{Entry, file_name},
-    listeners,
+    listeners::{self, Listeners},
 };
 
 pub(super) struct Candidate<'a> {
     entry: &'a Entry,
+    /// The sockets that listen, where they were looked for before.
+    listeners: Option<&'a Listeners>,
     comm: OnceCell<Vec<u8>>,
     executable: OnceCell<Vec<u8>>,
     cgroups: OnceCell<String>,
@@ -26,11 +28,25 @@ impl<'a> Candidate<'a> {
     pub(super) fn new(entry: &'a Entry) -> Self {
         Self {
             entry,
+            listeners: None,
             comm: OnceCell::new(),
             executable: OnceCell::new(),
             cgroups: OnceCell::new(),
             ports: OnceCell::new(),
         }
+    }
+
+    /// A process of which only sockets among these matter.
+    pub(super) fn among(entry: &'a Entry, listeners: &'a Listeners) -> Self {
+        Self {
+            listeners: Some(listeners),
+            ..Self::new(entry)
+        }
+    }
+
+    /// The ids of the containers that it is in, as far as they begin like this.
+    pub(super) fn containers(&self, prefix: &str) -> impl Iterator<Item = &str> {
+        container_ids(self.cgroups()).filter(move |id| begins_with(id, prefix))
     }
 
     /// What cannot be read matches nothing: mostly, the process has exited.
@@ -43,9 +59,7 @@ impl<'a> Candidate<'a> {
                 cgroup_path(self.cgroups()).is_some_and(|path| lies_in(&path, cgroup))
             }
             Selector::Unit(unit) => is_of_unit(self.cgroups(), unit),
-            Selector::Container(prefix) => {
-                container_ids(self.cgroups()).any(|id| begins_with(id, prefix))
-            }
+            Selector::Container(prefix) => self.containers(prefix).next().is_some(),
         }
     }
 
@@ -72,10 +86,20 @@ impl<'a> Candidate<'a> {
             .get_or_init(|| self.entry.cgroups().unwrap_or_default())
     }
 
-    /// The ports that it listens on in its own network namespace. (Sockets of
-    /// another one are rare, and found by a scan.)
+    /// The ports that it listens on; where nobody has looked for sockets before, in
+    /// its own network namespace. (Sockets of another one are rare, and found by a
+    /// scan.)
     fn ports(&self) -> &BTreeSet<u16> {
         self.ports.get_or_init(|| {
+            if let Some(listeners) = self.listeners {
+                if listeners.is_empty() {
+                    return BTreeSet::new();
+                }
+                let sockets = self.entry.sockets().into_iter().flatten();
+                return sockets
+                    .filter_map(|socket| listeners.get(&socket).copied())
+                    .collect();
+            }
             // Most processes have just begun, and hold no socket at all.
             let mut sockets = self.entry.sockets().into_iter().flatten().peekable();
             if sockets.peek().is_none() {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use netio::v1;
@@ -11,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::ProcessId;
 
 use super::{
-    FindError, Found, Processes, Selector,
+    Ancestry, FindError, Found, Matching, Processes, Search, Selector,
     cgroup::{begins_with, container_id, container_ids, is_of_unit, lies_in, unit},
     databases::{Server, databases, engine, forks_per_connection},
     listeners::Listeners,
@@ -21,6 +24,10 @@ use super::{
 #[derive(Clone, Default)]
 pub(crate) struct FakeProcesses {
     running: Arc<Mutex<BTreeMap<u32, FakeProcess>>>,
+    /// How often all processes were looked at.
+    pub(crate) looks: Arc<AtomicU32>,
+    /// How many processes were found.
+    pub(crate) found: Arc<AtomicU32>,
 }
 
 struct FakeProcess {
@@ -95,7 +102,28 @@ impl FakeProcesses {
             .map(FakeProcess::found)
             .collect();
         found.sort_by_key(|it| (it.process.start_time_ns, it.process.pid));
+        let count = u32::try_from(found.len()).unwrap();
+        self.found.fetch_add(count, Ordering::Relaxed);
         found
+    }
+
+    fn below(&self, of: &Ancestry) -> Vec<Found> {
+        let ids = |which: &dyn Fn(&FakeProcess) -> bool| -> BTreeSet<u32> {
+            let running = self.running();
+            let which = running.values().filter(|it| which(it));
+            which.map(|it| it.process.pid).collect()
+        };
+        let mut parents = ids(&|it| of.roots.contains(&it.id()));
+        let mut below = BTreeSet::new();
+        loop {
+            let children = ids(&|it| parents.contains(&it.parent));
+            if children == below {
+                let is_below = |pid| below.contains(&pid);
+                return self.found(|it| is_below(it.process.pid) && !of.known.contains(&it.id()));
+            }
+            parents.extend(&children);
+            below = children;
+        }
     }
 }
 
@@ -144,11 +172,12 @@ impl Processes for FakeProcesses {
         Ok(process.found())
     }
 
-    fn matching(&self, selector: &Selector) -> Result<Vec<Found>, FindError> {
-        match selector {
-            Selector::Pid(pid) => Ok(vec![self.find(*pid)?]),
-            rule => Ok(self.found(|it| it.matches(rule))),
-        }
+    fn search(&self, searches: &[Search]) -> Result<Vec<Matching>, FindError> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        let search = |Search { rule, known }: &Search| {
+            Ok(self.found(|it| it.matches(rule) && !known.contains(&it.id())))
+        };
+        Ok(searches.iter().map(search).collect())
     }
 
     fn matches(&self, pid: u32, rules: &[Selector]) -> Option<(Vec<usize>, Found)> {
@@ -159,22 +188,9 @@ impl Processes for FakeProcesses {
         (!matched.is_empty()).then(|| (matched, process.found()))
     }
 
-    fn descendants(&self, of: &BTreeSet<ProcessId>) -> Result<Vec<Found>, FindError> {
-        let mut parents: BTreeSet<u32> = self
-            .found(|it| of.contains(&it.id()))
-            .iter()
-            .map(|it| it.process.pid)
-            .collect();
-        let mut below = BTreeSet::new();
-        loop {
-            let children = self.found(|it| parents.contains(&it.parent));
-            let pids: BTreeSet<_> = children.iter().map(|it| it.process.pid).collect();
-            if pids == below {
-                return Ok(children);
-            }
-            parents.extend(&pids);
-            below = pids;
-        }
+    fn descendants(&self, of: &[Ancestry]) -> Result<Vec<Vec<Found>>, FindError> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        Ok(of.iter().map(|it| self.below(it)).collect())
     }
 
     fn describe(&self, pid: u32, start_time_ns: u64) -> Option<v1::Process> {

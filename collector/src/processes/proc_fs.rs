@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
@@ -17,13 +18,14 @@ use procfs::{ProcError, process::all_processes_with_root};
 use crate::kernel::ProcessId;
 
 use super::{
-    FindError, Found, Processes, Selector,
+    Ancestry, FindError, Found, Matching, Processes, Search, Selector,
     candidate::Candidate,
     cgroup,
     databases::{self, Server, databases, forks_per_connection},
     entry::{Entry, file_name},
     exit::{Hold, HoldError},
-    listeners,
+    listeners::{self, Listeners},
+    may_be_among,
 };
 
 /// A process that was seen: who has its pid now can be told from it.
@@ -32,6 +34,18 @@ pub(super) struct Seen {
     pub(super) start_time_ns: u64,
     pub(super) pid: u32,
 }
+
+impl Seen {
+    fn id(self) -> ProcessId {
+        ProcessId {
+            tgid: self.pid,
+            start_time_ns: self.start_time_ns,
+        }
+    }
+}
+
+/// The processes that match one rule.
+pub(super) type Selected = Result<BTreeSet<Seen>, FindError>;
 
 /// The processes of this host (of the collector's pid namespace).
 pub(crate) struct ProcFs {
@@ -59,64 +73,59 @@ impl ProcFs {
         }))
     }
 
-    /// The processes that match a rule, before anything holds on to them.
-    pub(super) fn select(&self, rule: &Selector) -> Result<BTreeSet<Seen>, FindError> {
-        match rule {
-            Selector::Port(port) => self.select_by_port(*port),
-            Selector::Container(prefix) => self.select_by_container(prefix),
-            rule => self.select_by(|entry| Candidate::new(entry).matches(rule)),
-        }
-    }
-
-    fn select_by(
-        &self,
-        mut matches: impl FnMut(&Entry) -> bool,
-    ) -> Result<BTreeSet<Seen>, FindError> {
-        let mut selected = BTreeSet::new();
+    /// The processes that match each of these rules and are not known, before
+    /// anything holds on to them.
+    pub(super) fn select(&self, searches: &[Search]) -> Result<Vec<Selected>, FindError> {
+        let listeners = self.listeners(searches)?;
+        let mut selected: Vec<BTreeSet<Seen>> = vec![BTreeSet::new(); searches.len()];
+        let mut containers: Vec<BTreeSet<String>> = vec![BTreeSet::new(); searches.len()];
         for entry in self.entries()? {
             let entry = entry?;
-            if matches(&entry)
-                && let Some(seen) = seen(&entry)
-            {
-                selected.insert(seen);
+            let candidate = Candidate::among(&entry, &listeners);
+            let now = OnceCell::new();
+            let now = || *now.get_or_init(|| seen(&entry));
+            for (index, Search { rule, known }) in searches.iter().enumerate() {
+                if let Selector::Container(prefix) = rule {
+                    // Also of those that are known: others' may be of another one.
+                    containers[index].extend(candidate.containers(prefix).map(str::to_owned));
+                }
+                let is_known = || now().is_some_and(|now| known.contains(&now.id()));
+                if may_be_among(entry.pid, known) && is_known() {
+                    continue;
+                }
+                if candidate.matches(rule)
+                    && let Some(now) = now()
+                {
+                    selected[index].insert(now);
+                }
             }
         }
-        Ok(selected)
-    }
-
-    /// Looks for the sockets first: few namespaces to read, and without a socket
-    /// there is no need to look at each process's many files.
-    fn select_by_port(&self, port: u16) -> Result<BTreeSet<Seen>, FindError> {
-        let mut sockets = listeners::of_all(self.entries()?)?;
-        sockets.retain(|_, listens_on| *listens_on == port);
-        if sockets.is_empty() {
-            return Ok(BTreeSet::new());
-        }
-        self.select_by(|entry| {
-            let mut held = entry.sockets().into_iter().flatten();
-            held.any(|socket| sockets.contains_key(&socket))
-        })
-    }
-
-    fn select_by_container(&self, prefix: &str) -> Result<BTreeSet<Seen>, FindError> {
-        let mut ids = BTreeSet::new();
-        let selected = self.select_by(|entry| {
-            let cgroups = entry.cgroups().unwrap_or_default();
-            let found: Vec<_> = cgroup::container_ids(&cgroups)
-                .filter(|id| cgroup::begins_with(id, prefix))
-                .map(str::to_owned)
-                .collect();
-            let matches = !found.is_empty();
-            ids.extend(found);
-            matches
-        })?;
-        if ids.len() > 1 {
-            return Err(FindError::Ambiguous {
-                container: prefix.to_owned(),
+        let each = searches.iter().zip(selected).zip(containers);
+        let unambiguous = each.map(|((search, selected), ids)| match &search.rule {
+            Selector::Container(container) if ids.len() > 1 => Err(FindError::Ambiguous {
+                container: container.clone(),
                 ids: ids.into_iter().collect(),
-            });
+            }),
+            _ => Ok(selected),
+        });
+        Ok(unambiguous.collect())
+    }
+
+    /// The sockets that listen on ports that are searched for. They are looked for
+    /// first: few namespaces to read, and without a socket there is no need to look
+    /// at each process's many files.
+    fn listeners(&self, searches: &[Search]) -> Result<Listeners, FindError> {
+        let ports = searches.iter().filter_map(|search| match search.rule {
+            Selector::Port(port) => Some(port),
+            _ => None,
+        });
+        let ports: BTreeSet<u16> = ports.collect();
+        if ports.is_empty() {
+            return Ok(Listeners::new());
         }
-        Ok(selected)
+        let mut listeners = listeners::of_all(self.entries()?)?;
+        listeners.retain(|_, port| ports.contains(port));
+        Ok(listeners)
     }
 
     /// Holds on to a process that was seen, if it still runs.
@@ -134,34 +143,41 @@ impl ProcFs {
             .collect()
     }
 
-    /// Every process below these, before anything holds on to them.
-    pub(super) fn below(&self, of: &BTreeSet<ProcessId>) -> Result<BTreeSet<Seen>, FindError> {
+    /// Every process below the roots of each of these, but those that are known,
+    /// before anything holds on to them.
+    pub(super) fn below(&self, of: &[Ancestry]) -> Result<Vec<BTreeSet<Seen>>, FindError> {
         let mut children: BTreeMap<u32, Vec<Seen>> = BTreeMap::new();
-        let mut parents = Vec::new();
+        let mut parents: Vec<Vec<u32>> = vec![Vec::new(); of.len()];
         for entry in self.entries()? {
             let entry = entry?;
             if let Ok(stat) = entry.stat() {
-                // Its pid may be another's by now.
-                let id = ProcessId {
-                    tgid: entry.pid,
-                    start_time_ns: stat.start_time_ns,
-                };
-                parents.extend(of.contains(&id).then_some(entry.pid));
-                children.entry(stat.parent).or_default().push(Seen {
+                let seen = Seen {
                     start_time_ns: stat.start_time_ns,
                     pid: entry.pid,
-                });
+                };
+                for (parents, ancestry) in parents.iter_mut().zip(of) {
+                    // Its pid may be another's by now.
+                    parents.extend(ancestry.roots.contains(&seen.id()).then_some(entry.pid));
+                }
+                children.entry(stat.parent).or_default().push(seen);
             }
         }
-        let mut below = BTreeSet::new();
-        while let Some(parent) = parents.pop() {
-            // Taken out, so that each is looked at once.
-            for child in children.remove(&parent).unwrap_or_default() {
-                parents.push(child.pid);
-                below.insert(child);
+        let below = |(mut parents, ancestry): (Vec<u32>, &Ancestry)| {
+            let (mut visited, mut below) = (BTreeSet::new(), BTreeSet::new());
+            while let Some(parent) = parents.pop() {
+                if !visited.insert(parent) {
+                    continue;
+                }
+                for child in children.get(&parent).into_iter().flatten() {
+                    parents.push(child.pid);
+                    if !ancestry.known.contains(&child.id()) {
+                        below.insert(*child);
+                    }
+                }
             }
-        }
-        Ok(below)
+            below
+        };
+        Ok(parents.into_iter().zip(of).map(below).collect())
     }
 
     fn server(entry: &Entry) -> Option<Server> {
@@ -214,11 +230,9 @@ impl Processes for ProcFs {
         })
     }
 
-    fn matching(&self, selector: &Selector) -> Result<Vec<Found>, FindError> {
-        match selector {
-            Selector::Pid(pid) => Ok(vec![self.find(*pid)?]),
-            rule => self.confirm_all(self.select(rule)?),
-        }
+    fn search(&self, searches: &[Search]) -> Result<Vec<Matching>, FindError> {
+        let selected = self.select(searches)?.into_iter();
+        Ok(selected.map(|it| self.confirm_all(it?)).collect())
     }
 
     fn matches(&self, pid: u32, rules: &[Selector]) -> Option<(Vec<usize>, Found)> {
@@ -237,8 +251,9 @@ impl Processes for ProcFs {
         Some((matched, found))
     }
 
-    fn descendants(&self, of: &BTreeSet<ProcessId>) -> Result<Vec<Found>, FindError> {
-        self.confirm_all(self.below(of)?)
+    fn descendants(&self, of: &[Ancestry]) -> Result<Vec<Vec<Found>>, FindError> {
+        let below = self.below(of)?.into_iter();
+        below.map(|it| self.confirm_all(it)).collect()
     }
 
     fn describe(&self, pid: u32, start_time_ns: u64) -> Option<v1::Process> {

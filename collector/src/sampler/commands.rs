@@ -7,7 +7,7 @@ use netio::v1;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    kernel::KernelInfo,
+    kernel::{KernelInfo, ProcessId},
     processes::{Found, Selector},
     watches::{Figures, Follow, Hold, Past, Selection, WatchError, WatchId},
 };
@@ -50,6 +50,9 @@ pub(crate) struct Order {
     pub(crate) found: Vec<Found>,
 }
 
+/// Processes of a watch, and whether their children join it.
+pub(crate) type Members = Vec<(ProcessId, bool)>;
+
 pub(super) type Reply<T> = oneshot::Sender<Result<T, WatchError>>;
 
 pub(super) enum Command {
@@ -64,6 +67,11 @@ pub(super) enum Command {
         descend: bool,
         past: Past,
         reply: Reply<usize>,
+    },
+    /// The processes of each of these watches; of one that has ended, none.
+    Members {
+        ids: Vec<WatchId>,
+        reply: Reply<Vec<Members>>,
     },
     Unwatch {
         selection: Selection,
@@ -125,6 +133,10 @@ impl Commands {
             reply,
         })
         .await
+    }
+
+    pub(crate) async fn members(&self, ids: Vec<WatchId>) -> Result<Vec<Members>, CommandError> {
+        self.ask(|reply| Command::Members { ids, reply }).await
     }
 
     pub(crate) async fn unwatch(

@@ -6,7 +6,7 @@ use crate::kernel::ProcessId;
 
 use super::{
     super::{FindError, Processes as _, Selector, fake::FakeProcesses},
-    running::{ids, pids},
+    running::{below, ids, pids},
 };
 
 #[tokio::test]
@@ -35,15 +35,15 @@ async fn fake_processes_match_exec_fork_listen_and_exit() {
     assert!(fake.matches(7, &rules).is_none());
 
     fake.start_as(1, 0, "init", 0);
-    let below = |of: &[u32]| pids(&fake.descendants(&ids(&fake, of)).unwrap());
-    assert_eq!(below(&[1]), [9, 7, 8]);
+    let under = |of: &[u32]| pids(&below(&fake, ids(&fake, of)));
+    assert_eq!(under(&[1]), [9, 7, 8]);
     // The pid of one that was there before.
     let before = ProcessId {
         tgid: 8,
         start_time_ns: 12345,
     };
-    assert!(fake.descendants(&[before].into()).unwrap().is_empty());
-    assert_eq!(below(&[8]), [7]);
+    assert!(below(&fake, [before].into()).is_empty());
+    assert_eq!(under(&[8]), [7]);
     let postgres = fake.find(7).unwrap();
     assert!(postgres.forks_per_connection);
     assert_eq!(fake.describe(9, 1).unwrap().pid, first.pid);

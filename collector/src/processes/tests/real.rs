@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, process::Command, time::Duration};
 use super::{
     super::{FindError, ProcFs, Processes as _, Selector},
     fixture::{ProcTree, stat},
-    running::{Running, eventually, ids, pids, set, sleeper},
+    running::{Running, below, eventually, ids, pids, set, sleeper},
 };
 
 /// A /proc whose only process is this one, with the given files.
@@ -68,10 +68,8 @@ async fn a_real_process_is_found_and_its_exit_noticed() {
     assert!(matches!(zombie, FindError::NotFound(_)), "{zombie}");
     assert_eq!(proc.describe(pid, start), None);
     assert!(proc.matches(pid, &[name("sleep")]).is_none());
-    let below = proc
-        .descendants(&ids(&proc, &[std::process::id()]))
-        .unwrap();
-    assert!(!pids(&below).contains(&pid));
+    let own = below(&proc, ids(&proc, &[std::process::id()]));
+    assert!(!pids(&own).contains(&pid));
     child.0.wait().unwrap();
     let gone = proc.find(pid).err().unwrap();
     assert!(matches!(gone, FindError::NotFound(_)), "{gone}");
@@ -147,15 +145,14 @@ async fn every_descendant_of_a_real_process_is_found() {
     let other = Running::sleep();
     let proc = ProcFs::new("/proc");
     let of = ids(&proc, &[tree.pid()]);
-    let below = || proc.descendants(&of).unwrap();
-    eventually("all of them have started", || below().len() >= 4);
-    let found = below();
+    eventually("all of them have started", || {
+        below(&proc, of.clone()).len() >= 4
+    });
+    let found = below(&proc, of);
     let known = set(&[&pids(&found)[..], &[tree.pid()]].concat());
     assert!(found.is_sorted_by_key(|it| (it.process.start_time_ns, it.process.pid)));
     assert!(!known.contains(&other.pid()));
-    let own = proc
-        .descendants(&ids(&proc, &[std::process::id()]))
-        .unwrap();
+    let own = below(&proc, ids(&proc, &[std::process::id()]));
     let own = set(&pids(&own));
     assert!(known.is_subset(&own) && own.contains(&other.pid()));
     assert!(!own.contains(&std::process::id()));

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::super::{Found, Processes};
+use super::super::{Ancestry, Found, Processes};
 use crate::kernel::ProcessId;
 
 /// A process and its descendants, as long as they keep to its process group.
@@ -72,6 +72,15 @@ pub(super) fn pids(found: &[Found]) -> Vec<u32> {
 
 pub(super) fn set(pids: &[u32]) -> BTreeSet<u32> {
     pids.iter().copied().collect()
+}
+
+/// The descendants of these.
+pub(super) fn below(processes: &dyn Processes, roots: BTreeSet<ProcessId>) -> Vec<Found> {
+    let of = Ancestry {
+        roots,
+        ..Ancestry::default()
+    };
+    processes.descendants(&[of]).unwrap().remove(0)
 }
 
 /// Which processes they are that have these pids now.

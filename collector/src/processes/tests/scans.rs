@@ -8,7 +8,8 @@ use crate::kernel::ProcessId;
 
 use super::{
     super::{
-        FindError, ProcFs, Processes as _, Selector, candidate::Candidate, entry::Entry, listeners,
+        Ancestry, FindError, ProcFs, Processes as _, Search, Selector, candidate::Candidate,
+        entry::Entry, listeners, proc_fs::Seen,
     },
     fixture::{ProcFolder, ProcTree, stat},
 };
@@ -22,8 +23,17 @@ fn name(name: &str) -> Selector {
 }
 
 fn selected(proc: &ProcFs, rule: &Selector) -> Vec<u32> {
-    let selected = proc.select(rule).unwrap();
+    let mut selected = proc.select(&[search(rule, &[])]).unwrap();
+    let selected = selected.remove(0).unwrap();
     selected.iter().map(|seen| seen.pid).collect()
+}
+
+/// A search for a rule; these processes, as `ProcTree` starts them, are known.
+fn search(rule: &Selector, known: &[ProcessId]) -> Search {
+    Search {
+        rule: rule.clone(),
+        known: known.iter().copied().collect(),
+    }
 }
 
 /// That each process is selected by exactly those rules that it matches by itself.
@@ -159,6 +169,46 @@ fn a_container_is_told_by_its_id_or_enough_of_it() {
 }
 
 #[test]
+fn several_rules_are_searched_for_at_once_and_not_what_is_known() {
+    let tree = ProcTree::new();
+    let docker = format!("0::/system.slice/docker-{ID}.scope\n");
+    tree.process(7, "a").file("cgroup", &docker);
+    tree.process(8, "b").file("cgroup", &docker);
+    let other = format!("4:memory:/docker/{OTHER}\n");
+    tree.process(9, "a").file("cgroup", other);
+    let proc = tree.proc_fs();
+    let seen = |pid: u32| {
+        let all = proc.select(&[search(&name("a"), &[])]).unwrap().remove(0);
+        let seen = all.unwrap().into_iter().find(|seen| seen.pid == pid);
+        seen.unwrap().start_time_ns
+    };
+    let known = ProcessId {
+        tgid: 7,
+        start_time_ns: seen(7),
+    };
+    let earlier = ProcessId {
+        tgid: 9,
+        start_time_ns: seen(9) + TICK,
+    };
+    let container = |digits: usize| Selector::Container(ID[..digits].to_owned());
+    let searches = [
+        search(&name("a"), &[known, earlier]),
+        search(&name("b"), &[known]),
+        search(&container(13), &[known]),
+        // Whoever is known already, the digits do not name one container.
+        search(&container(12), &[known]),
+        search(&Selector::Port(1), &[]),
+    ];
+    let told = proc.select(&searches).unwrap().into_iter().map(|selected| {
+        let pids = selected.map(|it| it.iter().map(|seen| seen.pid).collect::<Vec<_>>());
+        pids.map_err(|error| error.to_string().contains("fits 2 containers"))
+    });
+    let expected = [Ok(vec![9]), Ok(vec![8]), Ok(vec![8]), Err(true), Ok(vec![])];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+    assert!(proc.select(&[]).unwrap().is_empty());
+}
+
+#[test]
 fn descendants_are_found_at_any_depth_and_oldest_first() {
     let tree = ProcTree::new();
     for (pid, parent, start) in [
@@ -188,9 +238,14 @@ fn descendants_are_found_at_any_depth_and_oldest_first() {
         });
         ids.collect::<BTreeSet<_>>()
     };
+    let roots = |roots| Ancestry {
+        roots,
+        ..Ancestry::default()
+    };
+    let pids = |seen: &BTreeSet<Seen>| seen.iter().map(|seen| seen.pid).collect::<Vec<_>>();
     let below = |of: &[u32]| {
-        let below = proc.below(&ids(of, 0)).unwrap();
-        below.iter().map(|seen| seen.pid).collect::<Vec<_>>()
+        let below = proc.below(&[roots(ids(of, 0))]).unwrap();
+        pids(&below[0])
     };
     assert_eq!(below(&[7]), [9, 8, 10]);
     assert_eq!(below(&[7, 9]), [9, 8, 10]);
@@ -198,7 +253,15 @@ fn descendants_are_found_at_any_depth_and_oldest_first() {
     assert_eq!(below(&[10, 999]), [0; 0]);
     assert_eq!(below(&[]), [0; 0]);
     // Another process has the pid now.
-    assert!(proc.below(&ids(&[7], 1)).unwrap().is_empty());
+    assert!(proc.below(&[roots(ids(&[7], 1))]).unwrap()[0].is_empty());
+    // Several at once; below those that are known one looks on.
+    let known = Ancestry {
+        roots: ids(&[7], 0),
+        known: ids(&[9, 8], 0),
+    };
+    let below = proc.below(&[known, roots(ids(&[9, 20], 0))]).unwrap();
+    let below: Vec<_> = below.iter().map(pids).collect();
+    assert_eq!(below, [vec![10], vec![21, 10]]);
 }
 
 #[test]
@@ -275,7 +338,7 @@ fn a_proc_that_cannot_be_listed_is_an_error_and_no_lack_of_processes() {
         assert!(matches!(error, FindError::ProcUnreadable { .. }), "{error}");
     }
     assert!(proc.databases().is_err());
-    assert!(proc.descendants(&BTreeSet::new()).is_err());
+    assert!(proc.descendants(&[]).is_err());
 }
 
 #[test]
