@@ -31,6 +31,9 @@ use crate::{
     watches::{Follow, Past, Rule, Selection, WatchError, WatchId},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// How often to look for descendants. Each look finds a generation at least.
 const MAX_LOOKS: usize = 64;
 /// Looks for requests that are under way at once: each reads some files of every

@@ -30,8 +30,7 @@ pub(crate) use exit::{ExitSignal, HasExited};
 pub(crate) use proc_fs::ProcFs;
 pub(crate) use selector::{Selector, SelectorError};
 
-use printable::brief;
-pub(crate) use printable::printable;
+pub(crate) use printable::{brief, printable};
 
 /// A running process.
 pub(crate) struct Found {

@@ -1,6 +1,8 @@
 //! Rules that processes match later, with a paused clock and a kernel made of a
 //! table.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use netio::v1;
 
 use super::*;
@@ -119,6 +121,47 @@ async fn without_rules_nobody_wishes_to_know() {
     let request = v1::UnwatchRequest { selector };
     rig.client().unwatch(request).await.unwrap();
     assert!(!rig.kernel.with(|it| it.wishes));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_rules_are_looked_for_at_once_and_members_are_passed_over() {
+    let rig = Rig::new(Options::default());
+    for pid in 10..30 {
+        rig.processes.start_as(pid, 1, "db", 1);
+        rig.processes.listen(pid, 3306);
+    }
+    rig.processes.start_as(7, 1, "postgres", 1);
+    rig.processes.start_as(70, 2, "worker", 7);
+    for target in [
+        v1::Target::name("db"),
+        v1::Target::port(3306),
+        v1::Target::name("postgres"),
+        v1::Target::name("nobody"),
+    ] {
+        standing(&rig, target).await;
+    }
+    let count = |of: &AtomicU32| of.swap(0, Ordering::Relaxed);
+    tokio::time::sleep(RESCAN).await;
+    (count(&rig.processes.looks), count(&rig.processes.found));
+    tokio::time::sleep(RESCAN).await;
+    // For the rules, and for descendants.
+    assert_eq!(count(&rig.processes.looks), 2);
+    assert_eq!(count(&rig.processes.found), 0);
+
+    // What is new is found, once for each of its watches.
+    rig.processes.start_as(30, 1, "db", 1);
+    rig.processes.listen(30, 3306);
+    rig.processes.start_as(71, 2, "worker", 70);
+    tokio::time::sleep(RESCAN).await;
+    // Descendants until there are no new ones.
+    assert_eq!(count(&rig.processes.looks), 3);
+    assert_eq!(count(&rig.processes.found), 3);
+    assert!(allowed(&rig).ends_with(&[29, 30, 70, 71]));
+    // Another process with the pid of a member that exited unseen is no member.
+    rig.processes.exit(30);
+    rig.processes.start_as(30, 5, "db", 1);
+    tokio::time::sleep(RESCAN).await;
+    assert_eq!(count(&rig.processes.found), 1);
 }
 
 #[tokio::test(start_paused = true)]

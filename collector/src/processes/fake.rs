@@ -26,6 +26,10 @@ pub(crate) struct FakeProcesses {
     running: Arc<Mutex<BTreeMap<u32, FakeProcess>>>,
     /// How often all processes were looked at.
     pub(crate) looks: Arc<AtomicU32>,
+    /// Held by a test, looks take until it is let go.
+    pub(crate) looking: Arc<Mutex<()>>,
+    /// Looks that are under way, and the most that were.
+    pub(crate) under_way: Arc<(AtomicU32, AtomicU32)>,
     /// How many processes were found.
     pub(crate) found: Arc<AtomicU32>,
 }
@@ -83,6 +87,14 @@ impl FakeProcesses {
     pub(crate) fn exit(&self, pid: u32) {
         let gone = self.running().remove(&pid).unwrap();
         gone.exited.cancel();
+    }
+
+    fn look(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        let (now, most) = &*self.under_way;
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        drop(self.looking.lock());
+        now.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<u32, FakeProcess>> {
@@ -173,7 +185,7 @@ impl Processes for FakeProcesses {
     }
 
     fn search(&self, searches: &[Search]) -> Result<Vec<Matching>, FindError> {
-        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.look();
         let search = |Search { rule, known }: &Search| {
             Ok(self.found(|it| it.matches(rule) && !known.contains(&it.id())))
         };
@@ -189,7 +201,7 @@ impl Processes for FakeProcesses {
     }
 
     fn descendants(&self, of: &[Ancestry]) -> Result<Vec<Vec<Found>>, FindError> {
-        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.look();
         Ok(of.iter().map(|it| self.below(it)).collect())
     }
 
@@ -200,6 +212,7 @@ impl Processes for FakeProcesses {
     }
 
     fn databases(&self) -> Result<Vec<v1::Database>, FindError> {
+        self.look();
         // A socket for each port of each process.
         let socket = |pid: u32, port: u16| u64::from(pid) << 16 | u64::from(port);
         let mut listeners = Listeners::new();

@@ -15,7 +15,7 @@ pub(crate) fn printable(text: &[u8]) -> String {
 
 /// The same of at most 80 characters. For messages: a status travels in headers,
 /// which have no room for a name of 4 KiB.
-pub(super) fn brief(text: &str) -> String {
+pub(crate) fn brief(text: &str) -> String {
     let text = printable(text.as_bytes());
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),

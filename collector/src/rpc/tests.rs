@@ -177,6 +177,16 @@ async fn bad_unwatches_are_refused() {
     let status = unwatch_error(&mut client, pid(7).map(Target)).await;
     let selector = [("selector", "pid 7")];
     assert_refused(&status, Code::NotFound, "WATCH_NOT_FOUND", &selector);
+    // A status travels in headers.
+    let long = "x".repeat(4000);
+    let named = Target(v1::Target::name(&long));
+    for selector in [named, WatchId(long)] {
+        let status = unwatch_error(&mut client, Some(selector)).await;
+        assert_eq!(status.code(), Code::NotFound);
+        assert!(status.message().len() < 300, "{status}");
+        let metadata = status.get_error_details_vec();
+        assert!(format!("{metadata:?}").len() < 500, "{metadata:?}");
+    }
 }
 
 // On the real clock: with a paused one, time would leap while the sockets work.

@@ -1,6 +1,8 @@
 //! How watches are found, kept and ended, and what becomes of their processes.
 #![forbid(unsafe_code)]
 
+use crate::processes::brief;
+
 use super::{Hold, Instant, Selector, Slot, WatchError, WatchId, Watches, resting::Awaits};
 
 /// Which watches to end.
@@ -82,7 +84,7 @@ impl Watches {
         WatchId::parse(text)
             .filter(|id| self.watches.contains_key(id))
             .ok_or_else(|| WatchError::NotFound {
-                watch_id: text.to_owned(),
+                watch_id: brief(text),
             })
     }
 
@@ -105,7 +107,7 @@ impl Watches {
             .partition(|(_, watch)| watch.owner == owner);
         if own.is_empty() {
             return Err(WatchError::NoneOfOwn {
-                selector: selector.to_string(),
+                selector: brief(&selector.to_string()),
                 owner: owner.to_owned(),
                 others: others.len(),
             });
