@@ -147,7 +147,7 @@ pub struct KernelInfo {
 /// program, begun to listen, or moved to another cgroup.
 pub type Changes = Pin<Box<dyn Stream<Item = u32> + Send + Sync>>;
 
-/// Attaches hooks; blocks for some tenths of a second. Where that fails, the kernel
+/// Attaches hooks; blocks for up to about a second. Where that fails, the kernel
 /// that it gives refuses ([`Kernel::refusal`]).
 pub type Attach = Arc<dyn Fn() -> Box<dyn Kernel> + Send + Sync>;
 

@@ -74,8 +74,8 @@ pub(crate) struct Given {
 
     /// Detach the probes when nothing was watched for so long, from 1s to 24h, so
     /// that an idle collector costs the host's traffic nothing; the next watch
-    /// attaches them again, which takes it some tenths of a second. Standing
-    /// watches count as watched, also while they wait for a process
+    /// attaches them again, which takes it up to about a second. Standing watches
+    /// count as watched, also while they wait for a process
     /// [env: NETIO_DETACH_WHEN_IDLE] [default: never; without a time: 30s]
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = IDLE)]
     pub(super) detach_when_idle: Option<String>,

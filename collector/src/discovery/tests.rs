@@ -142,7 +142,7 @@ async fn all_rules_are_looked_for_at_once_and_members_are_passed_over() {
     }
     let count = |of: &AtomicU32| of.swap(0, Ordering::Relaxed);
     tokio::time::sleep(RESCAN).await;
-    (count(&rig.processes.looks), count(&rig.processes.found));
+    let _before = (count(&rig.processes.looks), count(&rig.processes.found));
     tokio::time::sleep(RESCAN).await;
     // For the rules, and for descendants.
     assert_eq!(count(&rig.processes.looks), 2);

@@ -77,8 +77,7 @@ async fn few_look_at_once_and_the_others_wait_while_their_callers_do() {
     let request = named(&rig, 3);
     let most = u32::try_from(MAX_SCANS).unwrap();
     let (now, at_most) = &*rig.processes.under_way;
-    let looking = rig.processes.looking.clone();
-    let held = looking.lock().unwrap();
+    let closed = rig.processes.looking.close();
     let calls: Vec<_> = (0..20)
         .map(|turn| {
             let (mut client, request) = (rig.client(), request.clone());
@@ -113,7 +112,7 @@ async fn few_look_at_once_and_the_others_wait_while_their_callers_do() {
         matches!(late.code(), Code::Cancelled | Code::DeadlineExceeded),
         "{late}"
     );
-    drop(held);
+    drop(closed);
     for call in calls {
         call.await.unwrap().unwrap();
     }

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
 use netio::v1;
@@ -55,10 +55,46 @@ pub struct State {
     pub attached_again: u32,
     /// Whether attaching them again fails.
     pub fails_to_attach: bool,
-    /// Held by a test, attaching them again takes until it is let go.
-    pub attaching: Arc<Mutex<()>>,
+    /// Attaching them again takes until it is open.
+    pub attaching: Gate,
     births: Vec<Birth>,
     changes: Option<mpsc::UnboundedSender<u32>>,
+}
+
+/// Holds up threads for as long as a test wants; it is open at first. Clones are the
+/// same gate.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+/// Opens its gate when dropped.
+#[derive(Debug)]
+pub struct Closed(Gate);
+
+impl Gate {
+    /// Closes it.
+    pub fn close(&self) -> Closed {
+        self.set(true);
+        Closed(self.clone())
+    }
+
+    /// Waits until it is open.
+    pub fn pass(&self) {
+        let (closed, changed) = &*self.0;
+        let closed = closed.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_while(closed, |closed| *closed));
+    }
+
+    fn set(&self, is_closed: bool) {
+        let (closed, changed) = &*self.0;
+        *closed.lock().unwrap_or_else(PoisonError::into_inner) = is_closed;
+        changed.notify_all();
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 /// What happens at a moment that a test names.
@@ -108,8 +144,7 @@ impl FakeKernel {
     /// The hooks come with an empty table; only what a test said of attaching them
     /// is kept.
     fn attach_again(&self, slots: u32) -> Box<dyn Kernel> {
-        let attaching = self.with(|state| Arc::clone(&state.attaching));
-        drop(attaching.lock());
+        self.with(|state| state.attaching.clone()).pass();
         self.with(|state| -> Box<dyn Kernel> {
             if state.fails_to_attach {
                 let why = |_| AllowError::NotAttached("as the test has it".to_owned());
@@ -117,7 +152,7 @@ impl FakeKernel {
             }
             *state = State {
                 attached_again: state.attached_again + 1,
-                attaching: Arc::clone(&state.attaching),
+                attaching: state.attaching.clone(),
                 // In another order: a slot of before means nothing.
                 pool: (1..=slots).rev().map(Slot).collect(),
                 ..State::default()

@@ -11,7 +11,7 @@ use std::{
 use netio::v1;
 use tokio_util::sync::CancellationToken;
 
-use crate::kernel::ProcessId;
+use crate::kernel::{ProcessId, fake::Gate};
 
 use super::{
     Ancestry, FindError, Found, Matching, Processes, Search, Selector,
@@ -26,8 +26,8 @@ pub(crate) struct FakeProcesses {
     running: Arc<Mutex<BTreeMap<u32, FakeProcess>>>,
     /// How often all processes were looked at.
     pub(crate) looks: Arc<AtomicU32>,
-    /// Held by a test, looks take until it is let go.
-    pub(crate) looking: Arc<Mutex<()>>,
+    /// Looks take until it is open.
+    pub(crate) looking: Gate,
     /// Looks that are under way, and the most that were.
     pub(crate) under_way: Arc<(AtomicU32, AtomicU32)>,
     /// How many processes were found.
@@ -93,7 +93,7 @@ impl FakeProcesses {
         self.looks.fetch_add(1, Ordering::Relaxed);
         let (now, most) = &*self.under_way;
         most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        drop(self.looking.lock());
+        self.looking.pass();
         now.fetch_sub(1, Ordering::SeqCst);
     }
 

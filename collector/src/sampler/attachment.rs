@@ -3,8 +3,8 @@
 //! Takes how to attach them, and for how long nothing must have been watched before
 //! they are let go of; gives the hooks that are asked for. Promises: hooks of before
 //! have gone before others are attached, so that no two sets of them are in the
-//! kernel at a time; and as both take some tenths of a second, threads for blocking
-//! work do it, while the sampler ticks on.
+//! kernel at a time; and as both take up to about a second, threads for blocking work
+//! do it, while the sampler ticks on.
 #![forbid(unsafe_code)]
 
 use std::{future::pending, sync::Arc, time::Duration};
@@ -125,5 +125,95 @@ impl Attachment {
             State::Attaching(attaching) => drop(attaching.await),
             State::Attached | State::Detached(None) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::kernel::{
+        AllowError, KernelInfo,
+        fake::{FakeKernel, Gate},
+        refusing::RefusingKernel,
+    };
+
+    const AFTER: Duration = Duration::from_secs(30);
+
+    /// Goes slowly.
+    struct Slow(Gate, Arc<AtomicBool>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            self.0.pass();
+            self.1.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn others_are_attached_once_those_of_before_have_gone() {
+        let (going, gone) = (Gate::default(), Arc::new(AtomicBool::new(false)));
+        let attach: Attach = {
+            let gone = Arc::clone(&gone);
+            Arc::new(move || {
+                assert!(gone.load(Ordering::SeqCst), "two sets of hooks at a time");
+                Box::new(FakeKernel::new(1))
+            })
+        };
+        let mut attachment = Attachment::on_demand(attach, AFTER);
+        let slow = Slow(going.clone(), gone);
+        let closed = going.close();
+        let kernel = RefusingKernel::new(KernelInfo::default(), move |pid| {
+            let _ = &slow;
+            AllowError::Listed(pid)
+        });
+        attachment.let_go(Box::new(kernel));
+        attachment.wish();
+        attachment.wish();
+        let soon = timeout(Duration::from_millis(50), attachment.attached());
+        assert!(soon.await.is_err());
+        drop(closed);
+        assert!(attachment.attached().await.is_some());
+        // Unless they are put to use.
+        assert!(!attachment.is_attached());
+        attachment.wish();
+        assert!(attachment.attached().await.is_some());
+        attachment.use_them();
+        assert!(attachment.is_attached());
+        attachment.wish();
+        assert!(
+            timeout(Duration::ZERO, attachment.attached())
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_no_kernel() {
+        let attach: Attach = Arc::new(|| panic!("as the test has it"));
+        let mut attachment = Attachment::on_demand(attach, AFTER);
+        attachment.let_go(Box::new(FakeKernel::new(1)));
+        attachment.wish();
+        assert!(attachment.attached().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_runs_while_nothing_is_watched_and_hooks_are_attached() {
+        let attach: Attach = Arc::new(|| Box::new(FakeKernel::new(1)));
+        let mut attachment = Attachment::on_demand(attach, AFTER);
+        let start = Instant::now();
+        assert_eq!(attachment.deadline(false, start), None);
+        assert_eq!(attachment.deadline(true, start), Some(start + AFTER));
+        sleep(AFTER / 2).await;
+        let later = Instant::now();
+        assert_eq!(attachment.deadline(true, later), Some(start + AFTER));
+        assert_eq!(attachment.deadline(false, later), None);
+        assert_eq!(attachment.deadline(true, later), Some(later + AFTER));
+        attachment.let_go(Box::new(FakeKernel::new(1)));
+        assert_eq!(attachment.deadline(true, later), None);
+        assert_eq!(Attachment::lasting().deadline(true, later), None);
     }
 }

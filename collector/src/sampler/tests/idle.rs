@@ -4,6 +4,9 @@
 use netio::v1::{self, ProbeState};
 use tokio::time::{advance, sleep};
 use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tonic_types::StatusExt as _;
 
 use super::SECOND;
@@ -70,6 +73,12 @@ async fn hooks_rest_once_nothing_was_watched_for_long_and_come_for_the_next_watc
     assert_eq!(resting.hook_mode(), v1::HookMode::Tracepoint);
     assert!(resting.follows_children);
     assert_eq!(resting.detach_when_idle.unwrap().seconds, 30);
+    let request = HealthCheckRequest {
+        service: "netio.v1.NetIoService".to_owned(),
+    };
+    let mut health = HealthClient::new(rig.memory.channel());
+    let health = health.check(request).await.unwrap().into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
     rig.kernel.traffic(7, 1000, 1000);
 
     watch(&mut client, 7).await;
@@ -157,8 +166,7 @@ async fn ticks_go_on_while_they_are_attached_once_for_all_who_wait() {
     }
     let request = v1::SubscribeRequest::default();
     let mut stream = client.subscribe(request).await.unwrap().into_inner();
-    let lock = rig.kernel.with(|it| it.attaching.clone());
-    let attaching = lock.lock().unwrap();
+    let attaching = rig.kernel.with(|it| it.attaching.close());
     let wait = |pid| {
         let mut client = rig.client();
         tokio::spawn(async move { watch(&mut client, pid).await })
@@ -229,8 +237,7 @@ async fn hooks_that_never_attached_do_not_rest() {
 async fn a_stop_waits_for_hooks_that_are_being_attached() {
     let (mut rig, _) = resting().await;
     rig.processes.start(7, 1);
-    let lock = rig.kernel.with(|it| it.attaching.clone());
-    let attaching = lock.lock().unwrap();
+    let attaching = rig.kernel.with(|it| it.attaching.close());
     let mut client = rig.client();
     let request = v1::WatchRequest::new(v1::Target::pid(7));
     let asked = tokio::spawn(async move { client.watch(request).await });
