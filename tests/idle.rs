@@ -16,16 +16,18 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use aya::programs::loaded_programs;
 use netio::v1::{
-    CollectorInfo, GetCollectorInfoRequest, HookMode, NetIoSample, ProbeState,
-    net_io_service_client::NetIoServiceClient,
+    CollectorInfo, GetCollectorInfoRequest, HookMode, NetIoSample, ProbeState, Target,
+    WatchRequest, net_io_service_client::NetIoServiceClient,
 };
 use support::{
-    Collector, PATIENCE, Result, connection, settled, skip, subscribe, transfer, unwatch, watch,
+    Collector, PATIENCE, Result, connection, listed, settled, skip, subscribe, transfer, unwatch,
+    watch,
 };
 use tonic::transport::Channel;
 
@@ -45,27 +47,73 @@ async fn probes_that_come_back_count_to_the_byte() -> Result {
         let collector =
             Collector::start(&[&arguments[..], &["--detach-when-idle", "1s"]].concat())?;
         let mut client = collector.connect().await?;
-        let mode = info(&mut client).await?.hook_mode();
+        let first = info(&mut client).await?;
+        let mode = first.hook_mode();
         if mode == HookMode::Unspecified {
             assert_ne!(hooks, "auto", "no mode attaches");
             eprintln!("skipping part of a test - lacks the mode {hooks}");
         } else if seen.insert(mode) {
             eprintln!("{mode:?}:");
-            goes_and_comes(&collector, &mut client).await?;
+            goes_and_comes(&collector, &mut client, first).await?;
         }
     }
     Ok(())
 }
 
-async fn goes_and_comes(collector: &Collector, client: &mut Client) -> Result {
+#[tokio::test]
+async fn a_rule_that_waits_keeps_them_and_hears_of_its_process() -> Result {
+    const NAME: &str = "netio-idle-test";
+    if skip(support::lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&["--detach-when-idle", "1s"])?;
+    let mut client = collector.connect().await?;
+    let first = info(&mut client).await?;
+    rest(&collector, &mut client, &first).await?;
+    let rule = WatchRequest::new(Target::name(NAME)).standing();
+    let rule = support::request(&mut client, rule).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let attached = info(&mut client).await?;
+    assert_eq!(attached.probe_state(), ProbeState::Attached);
+    assert!(is_loaded(&attached));
+
+    let folder = tempfile::tempdir()?;
+    let program = folder.path().join(NAME);
+    fs::copy("/bin/sleep", &program)?;
+    let started = Instant::now();
+    let mut process = Command::new(&program).arg("60").spawn()?;
+    let joined = async {
+        loop {
+            let listed = listed(&mut client, &rule).await?.ok_or("it is gone")?;
+            if listed.process_count == 1 {
+                return Ok(listed.processes[0].pid);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Before everything is looked at, whatever was told.
+    let joined: Result<u32> = tokio::time::timeout(Duration::from_secs(5), joined).await?;
+    eprintln!("joined {:?} after its start", started.elapsed());
+    assert_eq!(joined?, process.id());
+    process.kill()?;
+    process.wait()?;
+    unwatch(&mut client, &rule).await?;
+    rest(&collector, &mut client, &attached).await?;
+    Ok(())
+}
+
+async fn goes_and_comes(
+    collector: &Collector,
+    client: &mut Client,
+    mut last: CollectorInfo,
+) -> Result {
     let own = std::process::id();
     let mut old = connection()?;
     let mut queued = 0;
     let mut descriptors = BTreeSet::new();
     for round in 0..ROUNDS {
         // The probes rest, and nothing is left of them.
-        let programs = rest(collector, client).await?;
-        descriptors.insert(programs);
+        descriptors.insert(rest(collector, client, &last).await?);
 
         // Meanwhile all goes on: what was queued is read, more is sent than read,
         // and a connection is made.
@@ -105,22 +153,20 @@ async fn goes_and_comes(collector: &Collector, client: &mut Client) -> Result {
         assert_eq!(missed.recursion.unwrap_or(0), 0);
         assert_eq!(missed.kretprobe.unwrap_or(0), 0);
         unwatch(client, &watched).await?;
+        last = attached;
     }
     assert_eq!(descriptors.len(), 1, "they pile up: {descriptors:?}");
     Ok(())
 }
 
-/// Waits until the kernel has no program of the collector's; how many descriptors
-/// the collector has then.
-async fn rest(collector: &Collector, client: &mut Client) -> Result<usize> {
-    let before = info(client).await?;
-    assert_eq!(before.probe_state(), ProbeState::Attached);
-    assert!(is_loaded(&before), "{:?}", before.programs);
+/// Waits until the kernel has no program of the collector's, as it was told of
+/// before; how many descriptors the collector has then.
+async fn rest(collector: &Collector, client: &mut Client, before: &CollectorInfo) -> Result<usize> {
     let start = Instant::now();
     loop {
         let now = info(client).await?;
         let left = bpf_descriptors(collector)?;
-        if now.probe_state() == ProbeState::Resting && !is_loaded(&before) && left.is_empty() {
+        if now.probe_state() == ProbeState::Resting && !is_loaded(before) && left.is_empty() {
             assert_eq!(now.hook_mode(), before.hook_mode());
             assert_eq!(now.programs, []);
             return Ok(fs::read_dir(format!("/proc/{}/fd", collector.pid()))?.count());
@@ -145,7 +191,7 @@ async fn info(client: &mut Client) -> Result<CollectorInfo> {
 fn is_loaded(info: &CollectorInfo) -> bool {
     let ours: BTreeSet<u32> = info.programs.iter().map(|it| it.program_id).collect();
     // One that goes while it is looked at is an error, and is not there.
-    let mut all = loaded_programs().filter_map(Result::ok);
+    let mut all = loaded_programs().flatten();
     all.any(|program| ours.contains(&program.id()))
 }
 

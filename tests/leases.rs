@@ -100,8 +100,14 @@ async fn stays(client: &mut Client, watch: &Watch, time: Duration) -> Result {
 /// A collector, and who speaks to it.
 async fn collector() -> Result<(Collector, Client)> {
     let collector = Collector::start(&["--interval", "200ms"])?;
-    let client = collector.connect().await?;
+    let client = attached(collector.connect().await?).await?;
     Ok((collector, client))
+}
+
+/// It answers once its hooks are attached, which is no part of any lease.
+async fn attached(mut client: Client) -> Result<Client> {
+    client.list_watches(ListWatchesRequest {}).await?;
+    Ok(client)
 }
 
 #[tokio::test]
@@ -286,7 +292,7 @@ async fn a_watch_is_its_owners_alone() -> Result {
 async fn two_owners(address: SocketAddr) -> Result<(Collector, Client, Client)> {
     let tcp = format!("tcp://{address}");
     let collector = Collector::start(&["--interval", "200ms", "--listen", &tcp])?;
-    let owner = collector.connect().await?;
+    let owner = attached(collector.connect().await?).await?;
     let start = Instant::now();
     loop {
         match Client::connect(format!("http://{address}")).await {
