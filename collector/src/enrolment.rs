@@ -39,8 +39,8 @@ const MAX_LOOKS: usize = 64;
 /// Looks for requests that are under way at once: each reads some files of every
 /// process on the host.
 pub(crate) const MAX_SCANS: usize = 2;
-/// Processes that the sampler lets in at once. Some read positions must be noted for
-/// each, which takes some tens of microseconds, and more with many sockets.
+/// Processes that the sampler lets in at once. In some modes each one's sockets are
+/// noted first, which takes the longer the more it has.
 const MAX_JOINS: usize = 64;
 
 /// A watch that is wished for.
@@ -250,8 +250,10 @@ impl Enrolment {
         if rules.is_empty() {
             return Ok(());
         }
-        let ids = rules.iter().map(|rule| rule.id).collect();
-        let members = self.commands.members(ids).await?;
+        let mut members = Vec::new();
+        for rule in rules {
+            members.push(self.commands.members(rule.id).await?);
+        }
         let searches: Vec<Search> = rules
             .iter()
             .zip(&members)

@@ -271,9 +271,8 @@ impl Sampler {
             } => {
                 let _ = reply.send(self.join(id, found, descend, past));
             }
-            Command::Members { ids, reply } => {
-                let members = ids.iter().map(|id| self.watches.members(*id));
-                let _ = reply.send(Ok(members.collect()));
+            Command::Members { id, reply } => {
+                let _ = reply.send(Ok(self.watches.members(id)));
             }
             Command::Unwatch {
                 selection,

@@ -231,14 +231,15 @@ impl Watches {
     pub(crate) fn members(&self, id: WatchId) -> Vec<(ProcessId, bool)> {
         let watch = self.watches.get(&id);
         let members = watch.into_iter().flat_map(|watch| &watch.members);
-        let running = members
-            .filter_map(|member| self.table.get(member.slot))
-            .filter(|process| !process.exited);
+        let running = members.filter_map(|member| {
+            let pulse = self.table.pulse(member.slot).filter(|it| !it.exited)?;
+            Some((pulse.id, self.table.get(member.slot)?))
+        });
         running
-            .map(|process| {
+            .map(|(process_id, process)| {
                 let family = process.family.map(|slot| self.table.families.get(&slot));
                 let follows = family.flatten().is_some_and(|it| it.watches.contains(&id));
-                (process.id, follows)
+                (process_id, follows)
             })
             .collect()
     }

@@ -68,10 +68,10 @@ pub(super) enum Command {
         past: Past,
         reply: Reply<usize>,
     },
-    /// The processes of each of these watches; of one that has ended, none.
+    /// The processes of a watch; none, if it has ended.
     Members {
-        ids: Vec<WatchId>,
-        reply: Reply<Vec<Members>>,
+        id: WatchId,
+        reply: Reply<Members>,
     },
     Unwatch {
         selection: Selection,
@@ -135,8 +135,8 @@ impl Commands {
         .await
     }
 
-    pub(crate) async fn members(&self, ids: Vec<WatchId>) -> Result<Vec<Members>, CommandError> {
-        self.ask(|reply| Command::Members { ids, reply }).await
+    pub(crate) async fn members(&self, id: WatchId) -> Result<Members, CommandError> {
+        self.ask(|reply| Command::Members { id, reply }).await
     }
 
     pub(crate) async fn unwatch(

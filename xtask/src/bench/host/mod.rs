@@ -38,6 +38,8 @@ const SETTLING: Duration = Duration::from_secs(1);
 #[serde(rename_all = "kebab-case")]
 enum Side {
     Off,
+    /// The collector, which has let go of its probes.
+    Resting,
     /// The collector, with nothing to watch.
     Idle,
     /// The collector, the server watched, a client that reads.
@@ -49,8 +51,9 @@ enum Side {
 }
 
 impl Side {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Off,
+        Self::Resting,
         Self::Idle,
         Self::Watching,
         Self::Capture,
@@ -60,6 +63,7 @@ impl Side {
     fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Resting => "netio resting (--detach-when-idle)",
             Self::Idle => "netio attached, idle",
             Self::Watching => "netio watching the server",
             Self::Capture => "packet capture (nethogs)",
@@ -170,10 +174,11 @@ fn beside(
 ) -> Result<Vec<Server>> {
     let socket = directory.path().join("collector.sock");
     let endpoint = format!("unix://{}", socket.display());
-    let collector = || -> Result<Server> {
+    let collector = |settings: &[&str]| -> Result<Server> {
         let mut collector = Server::start(
             Command::new(programs.join("netio-collector"))
                 .args(["--listen", &endpoint])
+                .args(settings)
                 .env_remove("NETIO_CONFIG")
                 .env("NETIO_LOG", "warn")
                 .stdin(Stdio::null()),
@@ -183,9 +188,14 @@ fn beside(
     };
     Ok(match side {
         Side::Off | Side::OffAgain => Vec::new(),
-        Side::Idle => vec![collector()?],
+        Side::Resting => {
+            let mut collector = collector(&["--detach-when-idle=1s"])?;
+            collector.wait_until(|| is_resting(programs, &endpoint))?;
+            vec![collector]
+        }
+        Side::Idle => vec![collector(&[])?],
         Side::Watching => {
-            let collector = collector()?;
+            let collector = collector(&[])?;
             let client = Server::start(
                 Command::new(programs.join("netio-client"))
                     .args(["watch", "--endpoint", &endpoint])
@@ -205,6 +215,15 @@ fn beside(
                 .stderr(Stdio::null()),
         )?],
     })
+}
+
+fn is_resting(programs: &Path, endpoint: &str) -> bool {
+    let told = output(
+        Command::new(programs.join("netio-client"))
+            .args(["info", "--output", "json"])
+            .args(["--endpoint", endpoint]),
+    );
+    told.is_ok_and(|told| told.contains("\"probe_state\":\"resting\""))
 }
 
 fn cpu_seconds(servers: &[Server]) -> Result<f64> {
