@@ -21,11 +21,11 @@ use std::{
 };
 
 use netio::v1;
-use tokio::sync::{Semaphore, watch};
-use tokio_stream::wrappers::WatchStream;
+use tokio::sync::Semaphore;
 
 mod filter;
 mod history;
+mod newest;
 mod prepared;
 mod slower;
 mod subscription;
@@ -35,6 +35,7 @@ mod tick;
 
 pub(crate) use filter::Filter;
 use history::History;
+use newest::{Newest, Receiver};
 pub(crate) use prepared::Prepared;
 use slower::Slower;
 use subscription::Replay;
@@ -63,6 +64,8 @@ pub(crate) struct Wanted {
     /// The time between messages; none: each tick.
     pub(crate) interval: Option<Duration>,
     pub(crate) since: Option<Since>,
+    /// Whose it is: those with the same are woken one after the other.
+    pub(crate) group: usize,
 }
 
 /// From where in the past on.
@@ -107,7 +110,7 @@ pub(crate) struct Traffic {
 /// The subscribers, up to a limit.
 pub(crate) struct Hub {
     options: HubOptions,
-    newest: watch::Sender<Option<Arc<Tick>>>,
+    newest: Newest<Tick>,
     slower: Mutex<BTreeMap<Duration, Slower>>,
     /// One of each that is in use.
     filters: Mutex<HashSet<Arc<Filter>>>,
@@ -126,7 +129,7 @@ impl Hub {
         let history = History::new(options.max_history, max_bytes);
         let everything = Arc::<Filter>::default();
         Self {
-            newest: watch::Sender::new(None),
+            newest: Newest::new(),
             slower: Mutex::default(),
             filters: Mutex::new(HashSet::from([Arc::clone(&everything)])),
             everything,
@@ -147,7 +150,7 @@ impl Hub {
     /// are in order of watch id. Gives back the samples of the tick before, for
     /// their memory; none, if somebody is about to read them.
     pub(crate) fn publish(&self, message: v1::SubscribeResponse) -> Vec<v1::NetIoSample> {
-        let previous = self.newest.borrow().clone();
+        let previous = self.newest.get();
         let tick = Arc::new(Tick::after(previous.as_deref(), message));
         let message = &tick.message;
         let time = message
@@ -158,14 +161,22 @@ impl Hub {
             time.unwrap_or(SystemTime::UNIX_EPOCH),
             tick.prepared(&self.everything, true),
         );
-        self.newest.send_replace(Some(Arc::clone(&tick)));
+        self.newest.replace(Arc::clone(&tick));
         let mut slower = lock(&self.slower);
-        slower.retain(|_, slower| slower.newest.receiver_count() > 0);
+        slower.retain(|_, slower| slower.newest.subscribers() > 0);
         for slower in slower.values_mut() {
             slower.add(&tick.message);
         }
         let unused = previous.and_then(Arc::into_inner);
         unused.map_or_else(Vec::new, |tick| tick.message.samples)
+    }
+
+    /// Ends every subscription, also those that are yet to come.
+    pub(crate) fn close(&self) {
+        self.newest.close();
+        for slower in lock(&self.slower).values() {
+            slower.newest.close();
+        }
     }
 
     /// Begins with the next tick after this call, or with those of the past that
@@ -176,21 +187,17 @@ impl Hub {
                 max_subscribers: self.options.max_subscribers,
             }
         })?;
-        let receiver = self.receiver(wanted.interval)?;
+        let receiver = self.receiver(wanted.interval, wanted.group)?;
         // Of the base ticks, also for longer intervals: their messages tell how
         // many they hold.
-        let newest = self
-            .newest
-            .borrow()
-            .as_ref()
-            .map_or(0, |it| it.message.sequence);
+        let newest = self.sequence();
         let (last_sequence, replay) = match wanted.since {
             None => (newest, None),
             Some(since) => (self.begin(since, newest)?, Some(self.replay())),
         };
         let per_process = wanted.filter.per_process;
         Ok(Subscription {
-            ticks: WatchStream::from_changes(receiver),
+            ticks: receiver,
             filter: self.shared(wanted.filter),
             is_first: true,
             last_sequence,
@@ -204,10 +211,11 @@ impl Hub {
     fn receiver(
         &self,
         interval: Option<Duration>,
-    ) -> Result<watch::Receiver<Option<Arc<Tick>>>, SubscribeError> {
+        group: usize,
+    ) -> Result<Receiver<Tick>, SubscribeError> {
         let own = self.options.interval;
         let Some(wanted) = interval.filter(|wanted| *wanted != own) else {
-            return Ok(self.newest.subscribe());
+            return Ok(self.newest.subscribe(group));
         };
         let is_multiple = wanted > own && wanted.as_nanos().is_multiple_of(own.as_nanos().max(1));
         if !is_multiple || wanted > MAX_INTERVAL {
@@ -218,7 +226,15 @@ impl Hub {
             return Err(SubscribeError::TooManyIntervals);
         }
         let slower = slower.entry(wanted).or_insert_with(|| Slower::new(wanted));
-        Ok(slower.newest.subscribe())
+        if self.newest.is_closed() {
+            slower.newest.close();
+        }
+        Ok(slower.newest.subscribe(group))
+    }
+
+    /// Of the newest tick; 0 before the first.
+    fn sequence(&self) -> u64 {
+        self.newest.get().map_or(0, |tick| tick.message.sequence)
     }
 
     /// The sequence before the first tick that is wanted.
@@ -258,11 +274,7 @@ impl Hub {
 
     /// The sequence of the oldest tick that is kept; of the next, if none is.
     pub(crate) fn oldest(&self) -> u64 {
-        let newest = self
-            .newest
-            .borrow()
-            .as_ref()
-            .map_or(0, |it| it.message.sequence);
+        let newest = self.sequence();
         lock(&self.history).oldest().unwrap_or(newest + 1)
     }
 

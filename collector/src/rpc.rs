@@ -11,7 +11,6 @@ use std::{
 };
 
 use netio::v1::{self, subscribe_request, target, unwatch_request, watch_request::Life};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
@@ -41,8 +40,6 @@ pub(crate) struct Service {
     pub(crate) limits: Limits,
     /// What GetCollectorInfo answers, but for what changes.
     pub(crate) about: v1::CollectorInfo,
-    /// Ends open streams.
-    pub(crate) stop: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -128,7 +125,7 @@ impl NetIoService for Service {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<SampleStream>, Status> {
-        let owner = owner(&request)?;
+        let Peer { owner, connection } = peer(&request)?.clone();
         let v1::SubscribeRequest {
             watch_ids,
             per_process,
@@ -154,12 +151,13 @@ impl NetIoService for Service {
             },
             interval,
             since,
+            group: connection.id(),
         };
         let subscription = self
             .hub
             .subscribe(wanted)
             .map_err(|refused| status::not_subscribed(&refused, self.generation()))?;
-        let stream = SampleStream::new(subscription, holds, self.stop.clone());
+        let stream = SampleStream::new(subscription, holds, connection.open());
         Ok(Response::new(stream))
     }
 
@@ -282,10 +280,12 @@ fn resident_bytes() -> u64 {
 }
 
 fn owner<T>(request: &Request<T>) -> Result<String, Status> {
-    match request.extensions().get::<Peer>() {
-        Some(peer) => Ok(peer.owner.clone()),
-        None => Err(Status::internal("the connection does not tell who calls")),
-    }
+    Ok(peer(request)?.owner.clone())
+}
+
+fn peer<T>(request: &Request<T>) -> Result<&Peer, Status> {
+    let peer = request.extensions().get();
+    peer.ok_or_else(|| Status::internal("the connection does not tell who calls"))
 }
 
 fn selector(selector: Option<&target::Selector>) -> Result<Option<Selector>, Status> {

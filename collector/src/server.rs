@@ -35,6 +35,7 @@ use crate::{
 
 mod about;
 mod accept;
+mod cork;
 mod health;
 mod io;
 mod listen;
@@ -42,9 +43,11 @@ mod listen;
 pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod unix;
 
 use accept::Accepted;
+pub(crate) use cork::OpenStream;
 use health::Health;
 pub(crate) use io::Peer;
 pub use listen::{Listeners, MemoryConnector};
@@ -149,6 +152,7 @@ pub(crate) async fn run_in(
         max_history: options.limits.max_history,
         max_history_bytes: options.limits.max_history_bytes,
     }));
+    let streams = Streams(Arc::clone(&hub));
     let follows_children = kernel.info().follows_children;
     let again = kernel.again();
     let (mut sampler, commands) = Sampler::new(
@@ -176,7 +180,6 @@ pub(crate) async fn run_in(
         hub,
         limits: options.limits,
         about,
-        stop: stop.clone(),
     };
     let server = router(service, &health)?
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
@@ -194,6 +197,7 @@ pub(crate) async fn run_in(
 
     info!("stopping: streams end, connections get {DRAIN:?} to close");
     stop.cancel();
+    drop(streams);
     accepting.shutdown().await;
     health.stop().await;
     match served {
@@ -213,6 +217,15 @@ pub(crate) async fn run_in(
             warn!("the hooks are still being detached");
             Ok(())
         }
+    }
+}
+
+/// What streams there are end when it is dropped.
+struct Streams(Arc<Hub>);
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

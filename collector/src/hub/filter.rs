@@ -28,6 +28,11 @@ impl Filter {
         self.watch_ids.is_empty() || self.watch_ids.contains(watch_id)
     }
 
+    /// Whether it leaves out nothing but parts of processes: the usual wish.
+    pub(super) fn is_everything(&self) -> bool {
+        self.watch_ids.is_empty() && !self.per_process && !self.only_changed
+    }
+
     /// The message with these of its samples that are wanted.
     pub(super) fn encode<'a>(
         &self,

@@ -12,14 +12,13 @@ use std::{
 };
 
 use netio::v1;
-use tokio::sync::watch;
 
-use super::tick::Tick;
+use super::{newest::Newest, tick::Tick};
 
 /// See the module.
 pub(super) struct Slower {
     interval: Duration,
-    pub(super) newest: watch::Sender<Option<Arc<Tick>>>,
+    pub(super) newest: Newest<Tick>,
     sum: Option<v1::SubscribeResponse>,
     /// The multiple of the interval that the last tick was in.
     multiple: Option<u128>,
@@ -29,7 +28,7 @@ impl Slower {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval,
-            newest: watch::Sender::new(None),
+            newest: Newest::new(),
             sum: None,
             multiple: None,
         }
@@ -46,9 +45,9 @@ impl Slower {
         // Where the wall clock stands still, by what was measured.
         let long_enough = interval(&sum) >= self.interval + self.interval / 2;
         if passed.is_some_and(|passed| passed != multiple) || long_enough {
-            self.newest.send_modify(|newest| {
-                *newest = Some(Arc::new(Tick::after(newest.as_deref(), sum)));
-            });
+            let before = self.newest.get();
+            let tick = Tick::after(before.as_deref(), sum);
+            self.newest.replace(Arc::new(tick));
         } else {
             self.sum = Some(sum);
         }

@@ -7,19 +7,21 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
 use netio::v1;
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_stream::{Stream, wrappers::WatchStream};
+use tokio_stream::Stream;
 
 use super::{
     Traffic,
     filter::{Filter, is_news},
     history::History,
+    lock,
+    newest::Receiver,
     prepared::Prepared,
     tick::Tick,
 };
@@ -35,7 +37,7 @@ pub(super) struct Replay {
 
 /// See the module.
 pub(crate) struct Subscription {
-    pub(super) ticks: WatchStream<Option<Arc<Tick>>>,
+    pub(super) ticks: Receiver<Tick>,
     pub(super) filter: Arc<Filter>,
     pub(super) is_first: bool,
     /// The tick delivered last; at first, the newest when this began.
@@ -55,9 +57,7 @@ impl Stream for Subscription {
             if let Some(message) = self.replayed() {
                 return Poll::Ready(Some(self.sent(message)));
             }
-            // The place is empty only before the first tick, and that is no change.
-            let newest = ready!(Pin::new(&mut self.ticks).poll_next(cx));
-            let Some(tick) = newest.flatten() else {
+            let Some(tick) = ready!(self.ticks.poll_next(cx)) else {
                 return Poll::Ready(None);
             };
             // What was replayed already comes no second time.
@@ -74,12 +74,16 @@ impl Stream for Subscription {
 }
 
 impl Subscription {
+    /// Whether the hub is closed, so that at most one message is to come.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ticks.is_closed()
+    }
+
     /// The next tick of the history, if the subscriber is behind.
     fn replayed(&mut self) -> Option<Prepared> {
         let replay = self.replay.as_mut().filter(|replay| replay.is_behind)?;
         let next = {
-            let history = replay.history.lock();
-            let history = history.unwrap_or_else(PoisonError::into_inner);
+            let history = lock(&replay.history);
             history.after(self.last_sequence)
         };
         let Some((sequence, message)) = next else {
@@ -88,7 +92,7 @@ impl Subscription {
         };
         self.last_sequence = sequence;
         self.is_first = false;
-        if *self.filter == Filter::default() {
+        if self.filter.is_everything() {
             return Some(message);
         }
         // Our own encoding, so it can be read.
@@ -108,8 +112,7 @@ impl Subscription {
         let Some(replay) = &mut self.replay else {
             return false;
         };
-        let history = replay.history.lock();
-        let history = history.unwrap_or_else(PoisonError::into_inner);
+        let history = lock(&replay.history);
         replay.is_behind = tick.before() > last && history.after(last).is_some();
         replay.is_behind
     }

@@ -5,6 +5,9 @@ use tokio_stream::StreamExt as _;
 
 use super::*;
 
+mod history;
+mod intervals;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn hub(max_subscribers: u32) -> Hub {
@@ -179,7 +182,7 @@ async fn a_slow_subscriber_holds_one_tick_only() {
     let hub = hub(8);
     let slow = subscribe(&hub);
     publish(&hub, 1, vec![]);
-    let first = Arc::downgrade(&hub.newest.borrow().clone().unwrap());
+    let first = Arc::downgrade(&hub.newest.get().unwrap());
     publish(&hub, 2, vec![]);
     assert!(first.upgrade().is_none());
     drop(slow);
@@ -208,6 +211,22 @@ async fn a_subscription_ends_with_the_hub() {
     drop(hub);
     assert_eq!(next_two(&mut subscription).await, (1, 0));
     assert!(subscription.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_closed_hub_ends_whoever_comes() {
+    let hub = hub(8);
+    let every_other = || Wanted {
+        interval: Some(2 * SECOND),
+        ..Wanted::default()
+    };
+    let mut early = [subscribe(&hub), hub.subscribe(every_other()).unwrap()];
+    hub.close();
+    let mut late = [subscribe(&hub), hub.subscribe(every_other()).unwrap()];
+    for subscription in early.iter_mut().chain(&mut late) {
+        assert!(subscription.is_closed());
+        assert!(subscription.next().await.is_none());
+    }
 }
 
 #[tokio::test]
@@ -296,215 +315,6 @@ async fn only_what_changed_and_nothing_is_lost_by_it() {
     assert_eq!(ids(&next(&mut changed).await), ["b", "c"]);
 }
 
-fn every(seconds: u32) -> Wanted {
-    Wanted {
-        interval: Some(seconds * SECOND),
-        ..Wanted::default()
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn longer_intervals_are_sums_at_the_clocks_multiples() {
-    let hub = hub(8);
-    publish(&hub, 3, vec![sample("a", 100, 100)]);
-    let mut slow = hub.subscribe(every(5)).unwrap();
-    let mut total = 100;
-    for sequence in 4..=11 {
-        total += sequence;
-        let samples = match sequence {
-            6 => vec![sample("a", 6, total), exited("b", 77)],
-            _ => vec![sample("a", sequence, total)],
-        };
-        publish(&hub, sequence, samples);
-        if sequence == 5 {
-            // The first is what there is of its interval.
-            let first = next(&mut slow).await;
-            assert_eq!((first.sequence, first.ticks), (5, 2));
-            assert_eq!(first.samples, [sample("a", 9, 109)]);
-        }
-    }
-    let second = next(&mut slow).await;
-    assert_eq!(
-        (second.sequence, second.ticks, second.skipped_ticks),
-        (10, 5, 0)
-    );
-    assert_eq!(second.interval.unwrap().seconds, 5);
-    assert_eq!(second.samples, [sample("a", 40, 149), exited("b", 77)]);
-    assert!(is_silent(&mut slow).await);
-    // Nobody wants it any more.
-    drop(slow);
-    publish(&hub, 12, vec![]);
-    assert!(lock(&hub.slower).is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_slow_reader_of_sums_is_told_of_the_ticks_it_skipped() {
-    let hub = hub(8);
-    let mut slow = hub.subscribe(every(2)).unwrap();
-    for sequence in 1..=9 {
-        publish(&hub, sequence, vec![sample("a", 1, sequence)]);
-        if sequence == 2 {
-            next(&mut slow).await;
-        }
-    }
-    let newest = next(&mut slow).await;
-    assert_eq!(
-        (newest.sequence, newest.ticks, newest.skipped_ticks),
-        (8, 2, 4)
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn parts_are_summed_up_too() {
-    let hub = hub(8);
-    let part = |pid: u32, sent_bytes: u64| v1::ProcessSample {
-        process: Some(v1::Process {
-            pid,
-            ..v1::Process::default()
-        }),
-        sent_bytes,
-        sent_bytes_total: 10 * sent_bytes,
-        ..v1::ProcessSample::default()
-    };
-    let mut wanted = every(2);
-    wanted.filter.per_process = true;
-    let mut slow = hub.subscribe(wanted).unwrap();
-    let with = |parts: Vec<v1::ProcessSample>| v1::NetIoSample {
-        processes: parts,
-        ..sample("a", 0, 0)
-    };
-    publish(&hub, 1, vec![with(vec![part(7, 1), part(8, 10)])]);
-    publish(&hub, 2, vec![with(vec![part(8, 20), part(9, 5)])]);
-    let parts = next(&mut slow).await.samples.remove(0).processes;
-    let sums: Vec<_> = parts
-        .iter()
-        .map(|it| (it.sent_bytes, it.sent_bytes_total))
-        .collect();
-    assert_eq!(sums, [(1, 10), (30, 200), (5, 50)]);
-}
-
-#[test]
-fn intervals_that_are_not_offered_are_refused() {
-    let hub = hub(100);
-    for wanted in [
-        SECOND / 2,
-        SECOND * 3 / 2,
-        Duration::ZERO,
-        MAX_INTERVAL + SECOND,
-    ] {
-        let wanted = Wanted {
-            interval: Some(wanted),
-            ..Wanted::default()
-        };
-        let refused = hub.subscribe(wanted).err().unwrap();
-        assert!(
-            matches!(refused, SubscribeError::Interval { .. }),
-            "{refused}"
-        );
-    }
-    let held: Vec<_> = (2..18).map(|n| hub.subscribe(every(n)).unwrap()).collect();
-    let refused = hub.subscribe(every(60)).err().unwrap();
-    assert!(matches!(refused, SubscribeError::TooManyIntervals));
-    hub.subscribe(every(2)).unwrap();
-    hub.subscribe(every(1)).unwrap();
-    drop(held);
-}
-
-fn since(since: Since) -> Wanted {
-    Wanted {
-        since: Some(since),
-        ..Wanted::default()
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_history_goes_on_live_without_gap_or_double() {
-    let hub = hub(8);
-    for sequence in 1..=5 {
-        publish(&hub, sequence, vec![sample("a", 1, sequence)]);
-    }
-    let mut late = hub.subscribe(since(Since::After(2))).unwrap();
-    for sequence in 3..=4 {
-        assert_eq!(next_two(&mut late).await, (sequence, 0));
-    }
-    // Meanwhile ticks pass; more than one place could hold.
-    for sequence in 6..=8 {
-        publish(&hub, sequence, vec![sample("a", 1, sequence)]);
-    }
-    for sequence in 5..=8 {
-        let message = next(&mut late).await;
-        assert_eq!((message.sequence, message.skipped_ticks), (sequence, 0));
-        assert_eq!(message.samples[0].sent_bytes_total, sequence);
-    }
-    assert!(is_silent(&mut late).await);
-    publish(&hub, 9, vec![]);
-    assert_eq!(next_two(&mut late).await, (9, 0));
-    // It stays without gaps where the history has what it missed.
-    for sequence in 10..=12 {
-        publish(&hub, sequence, vec![]);
-    }
-    for sequence in 10..=12 {
-        assert_eq!(next_two(&mut late).await, (sequence, 0));
-    }
-    assert!(is_silent(&mut late).await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_history_is_filtered_like_the_rest() {
-    let hub = hub(8);
-    for sequence in 1..=4 {
-        let moved = u64::from(sequence == 3);
-        publish(
-            &hub,
-            sequence,
-            vec![sample("a", moved, 7), sample("b", 1, sequence)],
-        );
-    }
-    let mut wanted = since(Since::Time(SystemTime::UNIX_EPOCH + 2 * SECOND));
-    wanted.filter = Filter {
-        watch_ids: ["a".to_owned()].into(),
-        only_changed: true,
-        ..Filter::default()
-    };
-    let mut late = hub.subscribe(wanted).unwrap();
-    for (sequence, told) in [(2, &["a"][..]), (3, &["a"]), (4, &[])] {
-        let message = next(&mut late).await;
-        assert_eq!((message.sequence, ids(&message)), (sequence, told.to_vec()));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_gone_or_to_come_is_said() {
-    let hub = hub(8);
-    let refused = hub.subscribe(since(Since::After(1))).err().unwrap();
-    assert!(matches!(refused, SubscribeError::Future { after: 1 }));
-    hub.subscribe(since(Since::After(0))).unwrap();
-    for sequence in 1..=200 {
-        publish(&hub, sequence, vec![]);
-        tokio::time::advance(SECOND).await;
-    }
-    let oldest = hub.oldest();
-    assert!((130..150).contains(&oldest), "{oldest}");
-    let refused = hub
-        .subscribe(since(Since::After(oldest - 2)))
-        .err()
-        .unwrap();
-    assert!(matches!(refused, SubscribeError::Gone { oldest: told, .. } if told == oldest));
-    let mut late = hub.subscribe(since(Since::After(oldest - 1))).unwrap();
-    assert_eq!(next(&mut late).await.sequence, oldest);
-    // A time before all of it: all there is. One to come: the next.
-    let mut all = hub
-        .subscribe(since(Since::Time(SystemTime::UNIX_EPOCH)))
-        .unwrap();
-    assert_eq!(next(&mut all).await.sequence, oldest);
-    let future = SystemTime::UNIX_EPOCH + 1000 * SECOND;
-    let mut none = hub.subscribe(since(Since::Time(future))).unwrap();
-    assert!(is_silent(&mut none).await);
-    let (ticks, bytes) = (hub.cost().history_ticks, hub.cost().history_bytes);
-    assert_eq!(u64::from(ticks), 201 - oldest);
-    assert!(bytes > 0 && bytes < 1 << 20, "{bytes}");
-}
-
 #[tokio::test]
 async fn samples_that_nobody_needs_any_more_come_back() {
     let hub = hub(8);
@@ -514,7 +324,7 @@ async fn samples_that_nobody_needs_any_more_come_back() {
     let before = publish(&hub, 2, vec![sample("w-1", 2, 3)]);
     assert_eq!(before, [sample("w-1", 1, 1)]);
     // Somebody is about to read the second when the third comes.
-    let reader = hub.newest.borrow().clone();
+    let reader = hub.newest.get();
     assert_eq!(publish(&hub, 3, vec![]), []);
     drop(reader);
 }

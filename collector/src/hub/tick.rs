@@ -4,13 +4,14 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use netio::v1;
 
 use super::{
     filter::{Filter, is_news},
+    lock,
     prepared::Prepared,
 };
 
@@ -28,6 +29,8 @@ pub(crate) struct Tick {
     last_samples: Arc<VecDeque<(u64, v1::NetIoSample)>>,
     /// For each sample, whether it is news since the tick before.
     news: Vec<bool>,
+    /// For who wants everything but parts, which is the most usual.
+    everything: OnceLock<Prepared>,
     prepared: Mutex<PreparedFor>,
 }
 
@@ -59,6 +62,7 @@ impl Tick {
         });
         Self {
             news: news.collect(),
+            everything: OnceLock::new(),
             message,
             last_samples,
             prepared: Mutex::default(),
@@ -69,14 +73,19 @@ impl Tick {
     /// `all`: also what is no news to it.
     pub(super) fn prepared(&self, filter: &Arc<Filter>, all: bool) -> Prepared {
         let all = all || !filter.only_changed;
-        let key = (Arc::as_ptr(filter).addr(), all);
-        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, prepared) = prepared.entry(key).or_insert_with(|| {
+        let encode = || {
             let samples = self.message.samples.iter().zip(&self.news);
             let wanted = samples.filter(|(_, is_news)| all || **is_news);
-            let encoded = filter.encode(&self.message, wanted.map(|(sample, _)| sample));
-            (Arc::clone(filter), encoded)
-        });
+            filter.encode(&self.message, wanted.map(|(sample, _)| sample))
+        };
+        if filter.is_everything() {
+            return self.everything.get_or_init(encode).clone();
+        }
+        let key = (Arc::as_ptr(filter).addr(), all);
+        let mut prepared = lock(&self.prepared);
+        let (_, prepared) = prepared
+            .entry(key)
+            .or_insert_with(|| (Arc::clone(filter), encode()));
         prepared.clone()
     }
 

@@ -1,7 +1,8 @@
 //! The stream of one Subscribe call.
 //!
 //! Takes a [`Subscription`], produces the caller's messages, and a status when the
-//! collector stops. Dropping it ends the subscription and lets go of leases.
+//! hub is closed, as the collector stops. Dropping it ends the subscription and lets
+//! go of leases.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -10,12 +11,12 @@ use std::{
 };
 
 use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::status::shutting_down;
 use crate::{
     hub::{Prepared, Subscription},
+    server::OpenStream,
     watches::Hold,
 };
 
@@ -24,20 +25,16 @@ pub(crate) struct SampleStream {
     subscription: Subscription,
     /// Keeps the caller's leases from running out.
     _holds: Vec<Hold>,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    _open: OpenStream,
     ended: bool,
 }
 
 impl SampleStream {
-    pub(super) fn new(
-        subscription: Subscription,
-        holds: Vec<Hold>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(subscription: Subscription, holds: Vec<Hold>, open: OpenStream) -> Self {
         Self {
             subscription,
             _holds: holds,
-            stop: Box::pin(stop.cancelled_owned()),
+            _open: open,
             ended: false,
         }
     }
@@ -50,7 +47,7 @@ impl Stream for SampleStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.stop.as_mut().poll(cx).is_pending()
+        if !self.subscription.is_closed()
             && let Some(message) = ready!(Pin::new(&mut self.subscription).poll_next(cx))
         {
             return Poll::Ready(Some(Ok(message)));

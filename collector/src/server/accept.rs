@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    io::{Io, Peer, Transport},
+    io::Io,
     listen::{Listeners, MemoryListener},
+    transport::Transport,
     unix::SocketFile,
 };
 
@@ -76,31 +77,32 @@ enum Listener {
 }
 
 impl Listener {
-    /// `None` when nobody can connect any more.
-    async fn accept(&mut self) -> Option<io::Result<(Transport, Peer)>> {
+    /// A connection, and who owns the watches that it makes. `None` when nobody can
+    /// connect any more.
+    async fn accept(&mut self) -> Option<io::Result<(Transport, String)>> {
         match self {
             Self::Unix { listener, .. } => Some(accept_unix(listener).await),
             Self::Tcp(listener) => Some(accept_tcp(listener).await),
             Self::Memory(listener) => {
                 let stream = listener.recv().await?;
                 let owner = "in-process".to_owned();
-                Some(Ok((Transport::Memory(stream), Peer { owner })))
+                Some(Ok((Transport::Memory(stream), owner)))
             }
         }
     }
 }
 
-async fn accept_unix(listener: &UnixListener) -> io::Result<(Transport, Peer)> {
+async fn accept_unix(listener: &UnixListener) -> io::Result<(Transport, String)> {
     let (stream, _) = listener.accept().await?;
     let owner = format!("uid:{}", stream.peer_cred()?.uid());
-    Ok((Transport::Unix(stream), Peer { owner }))
+    Ok((Transport::Unix(stream), owner))
 }
 
-async fn accept_tcp(listener: &TcpListener) -> io::Result<(Transport, Peer)> {
+async fn accept_tcp(listener: &TcpListener) -> io::Result<(Transport, String)> {
     let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
     let owner = format!("ip:{}", address.ip().to_canonical());
-    Ok((Transport::Tcp(stream), Peer { owner }))
+    Ok((Transport::Tcp(stream), owner))
 }
 
 /// The connections, as they come; without end.
@@ -180,12 +182,13 @@ impl Acceptor {
         // A place first: a connection that has none is better left in the queue.
         while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
             match self.listener.accept().await {
-                Some(Ok((transport, peer))) => {
+                Some(Ok((transport, owner))) => {
                     if failing {
                         info!("connections are accepted again");
                         failing = false;
                     }
-                    let io = Io::new(transport, peer, self.cut.clone(), place, self.preface);
+                    let cut = self.cut.child_token();
+                    let io = Io::new(transport, owner, cut, place, self.preface);
                     if self.connections.send(io).await.is_err() {
                         return;
                     }

@@ -14,13 +14,17 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::{TcpStream, UnixStream},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
+
+use super::{
+    cork::{Cork, OpenStreams},
+    transport::Transport,
+};
 
 /// The bytes that every HTTP/2 client begins with (RFC 9113, 3.4). Once they
 /// have come, the server's keepalive finds out whether the peer is still there.
@@ -31,12 +35,8 @@ const PREFACE_BYTES: usize = 24;
 pub(crate) struct Peer {
     /// "uid:N", "ip:ADDRESS" or "in-process": the owner of the watches it makes.
     pub(crate) owner: String,
-}
-
-pub(super) enum Transport {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-    Memory(DuplexStream),
+    /// The connection's streams.
+    pub(crate) connection: OpenStreams,
 }
 
 /// A peer that has not begun to speak yet.
@@ -47,8 +47,8 @@ struct Preface {
 
 /// See the module.
 pub(super) struct Io {
-    transport: Transport,
-    peer: Peer,
+    transport: Cork<Transport>,
+    owner: String,
     cut: CancellationToken,
     /// Wakes the connection's task when `cut` is cancelled.
     when_cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -59,17 +59,18 @@ pub(super) struct Io {
 }
 
 impl Io {
-    /// The peer gets `preface` to begin to speak. Called within a tokio runtime.
+    /// The peer gets `preface` to begin to speak. `cut` is this connection's own
+    /// token: it is looked at with every message. Called within a tokio runtime.
     pub(super) fn new(
         transport: Transport,
-        peer: Peer,
+        owner: String,
         cut: CancellationToken,
         place: OwnedSemaphorePermit,
         preface: Duration,
     ) -> Self {
         Self {
-            transport,
-            peer,
+            transport: Cork::new(transport, OpenStreams::default()),
+            owner,
             when_cut: Box::pin(cut.clone().cancelled_owned()),
             cut,
             preface: Some(Preface {
@@ -112,19 +113,11 @@ impl Connected for Io {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-/// Calls the same method of whichever stream it is.
-macro_rules! on_transport {
-    ($io:expr, $method:ident($($argument:expr),*)) => {
-        match &mut $io.transport {
-            Transport::Unix(stream) => Pin::new(stream).$method($($argument),*),
-            Transport::Tcp(stream) => Pin::new(stream).$method($($argument),*),
-            Transport::Memory(stream) => Pin::new(stream).$method($($argument),*),
+        Peer {
+            owner: self.owner.clone(),
+            connection: self.transport.streams().clone(),
         }
-    };
+    }
 }
 
 impl AsyncRead for Io {
@@ -138,7 +131,7 @@ impl AsyncRead for Io {
         let _ = self.when_cut.as_mut().poll(cx);
         self.check()?;
         let before = buf.filled().len();
-        match on_transport!(self, poll_read(cx, buf)) {
+        match Pin::new(&mut self.transport).poll_read(cx, buf) {
             Poll::Ready(result) => {
                 self.received(buf.filled().len() - before);
                 Poll::Ready(result)
@@ -155,7 +148,7 @@ impl AsyncWrite for Io {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        on_transport!(self, poll_write(cx, buf))
+        Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -164,24 +157,20 @@ impl AsyncWrite for Io {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        on_transport!(self, poll_write_vectored(cx, bufs))
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.transport {
-            Transport::Unix(stream) => stream.is_write_vectored(),
-            Transport::Tcp(stream) => stream.is_write_vectored(),
-            Transport::Memory(stream) => stream.is_write_vectored(),
-        }
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
-        on_transport!(self, poll_flush(cx))
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
-        on_transport!(self, poll_shutdown(cx))
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }
