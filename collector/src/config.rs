@@ -193,6 +193,18 @@ fn limits(given: &[(Origin<'_>, Given)], mut limits: Limits) -> Result<Limits, C
         }),
         &mut limits.max_processes_per_watch,
     )?;
+    set(
+        ("max_subscribers", Limits::MAX_SUBSCRIBERS, |it| {
+            it.max_subscribers
+        }),
+        &mut limits.max_subscribers,
+    )?;
+    set(
+        ("max_connections", Limits::MAX_CONNECTIONS, |it| {
+            it.max_connections
+        }),
+        &mut limits.max_connections,
+    )?;
     Ok(limits)
 }
 

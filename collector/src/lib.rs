@@ -109,6 +109,9 @@ pub struct Limits {
     pub max_processes_per_watch: u32,
     /// Open Subscribe streams in all.
     pub max_subscribers: u32,
+    /// Connections over Unix sockets that are open at once, and as many over TCP.
+    /// Past it, who connects waits until another has closed.
+    pub max_connections: u32,
     /// Watch ids in one SubscribeRequest.
     pub max_watch_ids_per_subscription: u32,
     /// The lease of a watch that asks for none.
@@ -125,6 +128,10 @@ impl Limits {
     pub const MAX_WATCHES: u32 = 16_384;
     /// The most that `max_processes` may be.
     pub const MAX_PROCESSES: u32 = 65_536;
+    /// The most that `max_subscribers` may be.
+    pub const MAX_SUBSCRIBERS: u32 = 262_144;
+    /// The most that `max_connections` may be.
+    pub const MAX_CONNECTIONS: u32 = 65_536;
     /// The shortest lease: a client must be able to renew it in time.
     pub const MIN_LEASE_TTL: Duration = Duration::from_secs(1);
     /// The most that the history may go back.
@@ -150,6 +157,7 @@ impl Default for Limits {
             max_processes: 4096,
             max_processes_per_watch: 4096,
             max_subscribers: 1024,
+            max_connections: 1024,
             max_watch_ids_per_subscription: 1024,
             default_lease_ttl: Duration::from_secs(60),
             max_history: Duration::from_secs(15 * 60),

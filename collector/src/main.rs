@@ -19,11 +19,11 @@ use netio_collector::{
     probe::{self, HookChoice, ProbeOptions},
     run, signals,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{runtime::Runtime, signal::unix::SignalKind};
 use tracing::{error, info, warn};
 
 mod config;
+mod files;
 mod logging;
 
 use config::{Address, Given, Settings};
@@ -107,7 +107,7 @@ fn collect(settings: Settings) -> ExitCode {
             unknown.join(", ")
         );
     }
-    raise_file_limit();
+    files::allow(files::needed(&settings.options.limits, &settings.listen));
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -123,19 +123,6 @@ fn collect(settings: Settings) -> ExitCode {
             error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Every connection and every watched process takes a descriptor: the usual
-/// limit of 1,024 would be reached before the collector's own limits are.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!(%error, "cannot raise the limit of open files");
     }
 }
 

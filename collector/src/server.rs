@@ -145,7 +145,9 @@ pub(crate) async fn run_in(
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
 
-    let (incoming, mut accepting) = Accepted::start(listeners, &cut).map_err(RunError::Listen)?;
+    let (incoming, mut accepting) =
+        Accepted::start(listeners, options.limits.max_connections, &cut)
+            .map_err(RunError::Listen)?;
     let hub = Arc::new(Hub::new(HubOptions {
         max_subscribers: options.limits.max_subscribers,
         interval: options.interval,

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -113,6 +113,25 @@ fn an_ignored_hangup_stays_ignored() {
     collector.signal(Signal::TERM);
     assert!(collector.end().success());
     assert!(!collector.socket.exists());
+}
+
+/// With one connection for each place of its limit and a process for each slot, it
+/// needs more files than the usual soft limit.
+#[test]
+fn the_limit_of_open_files_is_raised_to_what_may_be_needed() {
+    const CONNECTIONS: u64 = 1_500;
+    let mut shell = program("/bin/sh");
+    shell.args(["-c", r#"ulimit -Sn 256; exec "$0" "$@""#]);
+    shell.arg(env!("CARGO_BIN_EXE_netio-collector"));
+    shell.arg(format!("--max-connections={CONNECTIONS}"));
+    shell.arg("--max-processes=10");
+    let collector = Collector::start_by(shell);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", collector.child.id())).unwrap();
+    let line = limits.lines().find(|it| it.starts_with("Max open files"));
+    let words: Vec<_> = line.unwrap().split_whitespace().collect();
+    let [soft, hard] = [words[3], words[4]];
+    let enough = soft == "unlimited" || soft.parse::<u64>().unwrap() > CONNECTIONS;
+    assert!(enough || soft == hard, "{soft} of {hard}");
 }
 
 #[test]

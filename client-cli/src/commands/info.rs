@@ -100,6 +100,13 @@ fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
                 in_words(limits.max_lease_ttl)
             ),
         ],
+        [
+            "connections",
+            &format!(
+                "at most {} over Unix sockets, and as many over TCP",
+                limits.max_connections
+            ),
+        ],
         ["pids", &format!("those below {}", limits.max_pid)],
     ];
     let mut rows: Vec<[String; 2]> = facts.map(|row| row.map(str::to_owned)).into();
@@ -264,6 +271,7 @@ fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
             "max_pid": limits.max_pid,
             "max_history_s": duration(limits.max_history).as_secs_f64(),
             "max_history_bytes": limits.max_history_bytes,
+            "max_connections": limits.max_connections,
         },
     })
 }

@@ -18,7 +18,7 @@ use super::{ConfigError, watches::GivenWatch};
 use crate::logging::LogFormat;
 
 /// Every setting that has a variable.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "listen",
     "interval",
     "hooks",
@@ -27,6 +27,8 @@ const KEYS: [&str; 14] = [
     "max_watches_per_owner",
     "max_processes",
     "max_processes_per_watch",
+    "max_subscribers",
+    "max_connections",
     "lease",
     "history",
     "history_bytes",
@@ -99,6 +101,18 @@ pub(crate) struct Given {
     /// The same for one watch [env: NETIO_MAX_PROCESSES_PER_WATCH] [default: 4096]
     #[arg(long, value_name = "COUNT")]
     pub(super) max_processes_per_watch: Option<u32>,
+
+    /// Streams that may be open at once, from 1 to 262144; each takes about 11 KiB
+    /// [env: NETIO_MAX_SUBSCRIBERS] [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) max_subscribers: Option<u32>,
+
+    /// Connections over Unix sockets that may be open at once, and as many over TCP,
+    /// from 1 to 65536; each takes a file descriptor and about 20 KiB, and has room
+    /// for 256 streams. Past it, who connects waits
+    /// [env: NETIO_MAX_CONNECTIONS] [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) max_connections: Option<u32>,
 
     /// How long a watch lives whose client has gone away and did not say, from 1s
     /// to 24h [env: NETIO_LEASE] [default: 60s]
@@ -200,6 +214,8 @@ impl Given {
             max_watches_per_owner: number("max_watches_per_owner")?,
             max_processes: number("max_processes")?,
             max_processes_per_watch: number("max_processes_per_watch")?,
+            max_subscribers: number("max_subscribers")?,
+            max_connections: number("max_connections")?,
             lease: text("lease")?,
             history: text("history")?,
             history_bytes: number("history_bytes")?,

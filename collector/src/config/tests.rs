@@ -35,7 +35,7 @@ fn defaults() {
 
 /// Each setting, three different values for it, and how it reads.
 type Case = (&'static str, [&'static str; 3], fn(&Settings) -> String);
-const CASES: [Case; 13] = [
+const CASES: [Case; 15] = [
     (
         "listen",
         [
@@ -70,6 +70,12 @@ const CASES: [Case; 13] = [
     }),
     ("max_processes_per_watch", ["1", "65536", "3"], |it| {
         it.options.limits.max_processes_per_watch.to_string()
+    }),
+    ("max_subscribers", ["1", "262144", "3"], |it| {
+        it.options.limits.max_subscribers.to_string()
+    }),
+    ("max_connections", ["1", "65536", "3"], |it| {
+        it.options.limits.max_connections.to_string()
     }),
     ("lease", ["1s", "1day", "3s"], |it| {
         humantime::format_duration(it.options.limits.default_lease_ttl).to_string()
@@ -229,6 +235,18 @@ fn errors_say_where_the_value_came_from() {
             &[("NETIO_MAX_PROCESSES", "65537")],
             "",
             &["NETIO_MAX_PROCESSES", "65536"],
+        ),
+        (
+            &["--max-connections=0"],
+            &[],
+            "",
+            &["--max-connections", "65536"],
+        ),
+        (
+            &[],
+            &[],
+            "max_subscribers = 262145",
+            &["max_subscribers in /", "262144"],
         ),
         (
             &[],

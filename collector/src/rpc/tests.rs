@@ -335,6 +335,7 @@ async fn a_stalled_reader_is_told_what_it_skipped_and_delays_nobody() {
 async fn the_collector_tells_about_itself() {
     let mut options = options(9);
     options.interval = Duration::from_millis(250);
+    options.limits.max_connections = 77;
     let rig = Rig::new(options);
     let mut client = rig.client();
     let request = v1::SubscribeRequest::default();
@@ -353,6 +354,7 @@ async fn the_collector_tells_about_itself() {
     assert_eq!((info.missed_ticks, info.subscribers), (0, 1));
     let limits = info.limits.unwrap();
     assert_eq!((limits.max_watches, limits.max_subscribers), (9, 1024));
+    assert_eq!(limits.max_connections, 77);
     assert_eq!(limits.max_pid, 1 << 22);
     assert!(!info.kernel_release.is_empty());
 }

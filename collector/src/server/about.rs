@@ -38,6 +38,7 @@ pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::Co
             default_lease_ttl: limits.default_lease_ttl.try_into().ok(),
             max_history: limits.max_history.try_into().ok(),
             max_history_bytes: limits.max_history_bytes,
+            max_connections: limits.max_connections,
         }),
         // Within the range that was checked before.
         interval: options.interval.try_into().ok(),

@@ -1,7 +1,7 @@
 //! Accepts connections from every listener, one path for all.
 //!
-//! Takes [`Listeners`], produces a stream of connections. Promises: no more are
-//! open at once than [`Admission`] allows (more wait in the kernel's queue);
+//! Takes [`Listeners`], produces a stream of connections. Promises: no more of a kind
+//! are open at once than are allowed (more wait in the kernel's queue);
 //! listeners of one kind cannot take the places of another; no error of
 //! accepting ends the loop or makes it spin.
 #![forbid(unsafe_code)]
@@ -31,40 +31,12 @@ use super::{
     unix::SocketFile,
 };
 
-/// Connections that are open at once over Unix sockets: one for each subscriber
-/// there may be.
-const MAX_UNIX: usize = 1024;
-/// The same over TCP, where anybody on the host may connect.
-const MAX_TCP: usize = 512;
-/// The same from within this process.
+/// Connections that are open at once from within this process.
 const MAX_MEMORY: usize = 128;
-/// A peer that has not begun to speak so long after it was accepted is closed,
-/// and its place is free again.
-const PREFACE: Duration = Duration::from_secs(5);
 
 /// How long to wait after an error. When descriptors run out, accepting fails
 /// at once and again for as long as a peer is in the queue.
 const BACK_OFF: Duration = Duration::from_millis(100);
-
-/// What connections may take; tests make do with less.
-#[derive(Clone, Copy)]
-pub(super) struct Admission {
-    pub(super) unix: usize,
-    pub(super) tcp: usize,
-    pub(super) memory: usize,
-    pub(super) preface: Duration,
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Self {
-            unix: MAX_UNIX,
-            tcp: MAX_TCP,
-            memory: MAX_MEMORY,
-            preface: PREFACE,
-        }
-    }
-}
 
 enum Listener {
     Unix {
@@ -114,15 +86,17 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    /// Called within a tokio runtime. Cancelling `cut` cuts off every
+    /// Called within a tokio runtime. So many connections may be open over Unix
+    /// sockets, and as many over TCP. Cancelling `cut` cuts off every
     /// connection; ending the tasks closes the listeners.
     pub(super) fn start(
         listeners: Listeners,
+        max_connections: u32,
         cut: &CancellationToken,
     ) -> io::Result<(Self, JoinSet<()>)> {
-        let admission = listeners.admission;
         // One budget for each kind, however many listeners it has.
-        let [unix, tcp, memory] = [admission.unix, admission.tcp, admission.memory]
+        let max_connections = max_connections as usize;
+        let [unix, tcp, memory] = [max_connections, max_connections, MAX_MEMORY]
             .map(|places| Arc::new(Semaphore::new(places)));
         let mut all = Vec::new();
         for (file, listener) in listeners.unix {
@@ -145,7 +119,7 @@ impl Accepted {
             let acceptor = Acceptor {
                 listener,
                 places: Arc::clone(places),
-                preface: admission.preface,
+                preface: listeners.preface,
                 connections: sender.clone(),
                 cut: cut.clone(),
             };

@@ -10,6 +10,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixListener,
     path::Path,
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -20,25 +21,36 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::{
-    accept::Admission,
-    unix::{SocketFile, listen_at},
-};
+use super::unix::{SocketFile, listen_at};
 
 /// Bytes that an in-memory connection holds in each direction.
 const MEMORY_BUFFER: usize = 64 * 1024;
 /// In-memory connections that wait to be accepted.
 const MEMORY_BACKLOG: usize = 16;
+/// A peer that has not begun to speak so long after it was accepted is closed,
+/// and its place is free again.
+const PREFACE: Duration = Duration::from_secs(5);
 
 pub(super) type MemoryListener = mpsc::Receiver<DuplexStream>;
 
 /// Bound listeners, to be served by [`crate::run`]. Dropping them closes them.
-#[derive(Default)]
 pub struct Listeners {
     pub(super) unix: Vec<(SocketFile, UnixListener)>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) memory: Vec<MemoryListener>,
-    pub(super) admission: Admission,
+    /// What a peer gets to begin to speak; tests make do with less.
+    pub(super) preface: Duration,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self {
+            unix: Vec::new(),
+            tcp: Vec::new(),
+            memory: Vec::new(),
+            preface: PREFACE,
+        }
+    }
 }
 
 impl Listeners {
@@ -73,11 +85,6 @@ impl Listeners {
         let bound = listener.local_addr()?;
         self.tcp.push(listener);
         Ok(bound)
-    }
-
-    /// Has so many connections over TCP open at once; 512 unless told.
-    pub fn allow_tcp(&mut self, connections: usize) {
-        self.admission.tcp = connections;
     }
 
     /// Listens to this process itself.

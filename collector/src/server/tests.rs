@@ -17,7 +17,6 @@ use tonic_reflection::pb::v1::{
 };
 
 use super::{
-    accept::Admission,
     rig::{Client, Rig, watch},
     *,
 };
@@ -134,12 +133,10 @@ async fn mute_peers_take_no_places_of_others_and_lose_their_own() {
     let (path, mut listeners) = socket(folder.path());
     let address = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let preface = Duration::from_millis(1500);
-    listeners.admission = Admission {
-        tcp: 2,
-        preface,
-        ..Admission::default()
-    };
-    let rig = Rig::listening(Options::default(), listeners);
+    listeners.preface = preface;
+    let mut options = Options::default();
+    options.limits.max_connections = 2;
+    let rig = Rig::listening(options, listeners);
     let list = |mut client: Client| async move {
         let request = v1::ListWatchesRequest {};
         timeout(AT_ONCE, client.list_watches(request)).await

@@ -47,6 +47,7 @@ fn info() -> v1::CollectorInfo {
             default_lease_ttl: seconds(30),
             max_history: seconds(600),
             max_history_bytes: 16 << 20,
+            max_connections: 109,
         }),
         interval: Some(prost_types::Duration {
             seconds: 0,
@@ -104,6 +105,7 @@ watches         2 of at most 101; of one owner at most 105
 processes       3 of at most 106; in one watch at most 107
 subscribers     1 of at most 102; watch ids in one subscription at most 103
 leases          30s by default, at most 1m 48s
+connections     at most 109 over Unix sockets, and as many over TCP
 pids            those below 104
 program runs    2000 in 3.0ms, 1500ns each
 tick duration   half below 1.0ms, 99 of 100 below 2.0ms, at most 3.0ms
@@ -294,7 +296,7 @@ fn programs_get_numbers() {
             "max_pid": 104, "max_watches_per_owner": 105, "max_processes": 106,
             "max_processes_per_watch": 107, "max_lease_ttl_s": 108.0,
             "default_lease_ttl_s": 30.0, "max_history_s": 600.0,
-            "max_history_bytes": 16_777_216,
+            "max_history_bytes": 16_777_216, "max_connections": 109,
         })
     );
     assert_eq!(

@@ -25,7 +25,7 @@ use crate::{
 /// More than any load opens.
 const MAX_SUBSCRIBERS: u32 = 200_000;
 /// As many as descriptors allow.
-const MAX_CONNECTIONS: usize = 20_000;
+const MAX_CONNECTIONS: u32 = 20_000;
 /// Calls a second that the watched process sends with, and receives with.
 const CALLS: u32 = 10;
 
@@ -33,13 +33,13 @@ const CALLS: u32 = 10;
 pub(super) async fn serve(watches: u32, stop: CancellationToken) -> Result<()> {
     let kernel = FakeKernel::new(Limits::default().max_processes);
     let mut listeners = Listeners::new();
-    listeners.allow_tcp(MAX_CONNECTIONS);
     let address = listeners.bind_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     let memory = listeners.memory();
     let options = Options {
         interval: INTERVAL,
         limits: Limits {
             max_subscribers: MAX_SUBSCRIBERS,
+            max_connections: MAX_CONNECTIONS,
             ..Limits::default()
         },
         ..Options::default()
