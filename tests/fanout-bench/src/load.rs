@@ -95,7 +95,7 @@ const OPENING: usize = 32;
 /// All must be open after this time.
 const OPENING_PATIENCE: Duration = Duration::from_secs(90);
 /// Ticks before the measured ones, in which buffers find their size.
-const WARM_UP: u32 = 2;
+const WARM_UP: u32 = 1;
 /// The measurement begins and ends so long before a tick, when messages of the
 /// tick before have come.
 const BEFORE_TICK: Duration = Duration::from_millis(50);

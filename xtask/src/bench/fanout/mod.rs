@@ -5,12 +5,16 @@
 //! It builds netio-bench-fanout and starts, for each step, round and side, a
 //! server and a load of its own, on loopback. Neither is pinned: how both share
 //! the machine's CPUs is part of what is measured, and the same for all sides.
+//!
+//! The whole takes some 20 minutes: what has a goal is measured in [`ROUNDS`] rounds,
+//! the rest in [`FEW`]. The short form takes half a minute.
 
 mod report;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -22,12 +26,12 @@ use crate::command::{output, run};
 use crate::step::{Tally, step};
 use crate::tree::Tree;
 
-/// Rounds, unless asked for otherwise.
+/// Rounds of what has a goal, unless asked for otherwise.
 const ROUNDS: u32 = 9;
+/// Of what has none, and of the sides that have none; and in the short form.
+const FEW: u32 = 3;
 /// Ticks that are measured in each.
-const TICKS: u32 = 4;
-/// The same in the short form.
-const SHORT_ROUNDS: u32 = 2;
+const TICKS: u32 = 3;
 /// A server ends by itself after this time, whatever happens.
 const SERVER_SECONDS: u32 = 300;
 
@@ -51,6 +55,8 @@ impl Side {
         Self::Raw,
         Self::BareAgain,
     ];
+    /// What the goals are about.
+    const COMPARED: [Self; 3] = [Self::Ours, Self::Bare, Self::BareAgain];
     const SHORT: [Self; 2] = [Self::Ours, Self::Bare];
 
     fn argument(self) -> &'static str {
@@ -90,20 +96,59 @@ const fn load(streams: u32, connections: u32) -> Load {
     }
 }
 
-const LOADS: [Load; 8] = [
-    load(1, 1),
-    load(100, 100),
-    load(1_000, 100),
-    load(1_000, 1_000),
-    load(10_000, 100),
-    Load {
-        filters: 100,
-        ..load(10_000, 100)
-    },
-    load(10_000, 10_000),
-    load(100_000, 500),
+/// A load, how often it is measured, and whether beside all sides.
+#[derive(Clone, Copy)]
+struct Case {
+    load: Load,
+    rounds: u32,
+    beside_all: bool,
+}
+
+const fn case(load: Load, rounds: u32) -> Case {
+    Case {
+        load,
+        rounds,
+        beside_all: false,
+    }
+}
+
+const fn beside_all(load: Load) -> Case {
+    Case {
+        load,
+        rounds: ROUNDS,
+        beside_all: true,
+    }
+}
+
+const CASES: [Case; 8] = [
+    case(load(1, 1), FEW),
+    case(load(100, 100), FEW),
+    case(load(1_000, 100), ROUNDS),
+    case(load(1_000, 1_000), ROUNDS),
+    beside_all(load(10_000, 100)),
+    case(
+        Load {
+            filters: 100,
+            ..load(10_000, 100)
+        },
+        ROUNDS,
+    ),
+    beside_all(load(10_000, 10_000)),
+    case(load(100_000, 500), ROUNDS),
 ];
-const SHORT_LOADS: [Load; 1] = [load(1_000, 10)];
+const SHORT_CASES: [Case; 1] = [case(load(1_000, 10), FEW)];
+
+impl Case {
+    /// Those of a round, each time in another order.
+    fn sides(self, round: u32, short: bool) -> Vec<Side> {
+        let sides = match (short, self.beside_all && round < FEW) {
+            (true, _) => &Side::SHORT[..],
+            (false, true) => &Side::ALL[..],
+            (false, false) => &Side::COMPARED[..],
+        };
+        turned(sides, round as usize).collect()
+    }
+}
 
 /// What the load measured; see netio-bench-fanout.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -148,22 +193,17 @@ pub(crate) fn fanout(tree: &Tree, short: bool, rounds: Option<u32>) -> Result<Ta
         || run(Command::new("cargo").current_dir(tree.root()).args(words)),
     )?;
     let program = tree.target("release").join("netio-bench-fanout");
-    let (loads, sides, rounds) = if short {
-        (&SHORT_LOADS[..], &Side::SHORT[..], SHORT_ROUNDS)
-    } else {
-        (&LOADS[..], &Side::ALL[..], rounds.unwrap_or(ROUNDS))
-    };
+    let cases = if short { &SHORT_CASES[..] } else { &CASES[..] };
+    let begin = Instant::now();
     let mut measured = Vec::new();
-    for load in loads {
+    for case in cases {
+        let load = case.load;
+        let rounds = rounds.unwrap_or(case.rounds);
         let mut runs = Vec::new();
-        println!(
-            "==> {}, {rounds} rounds of {} sides",
-            report::name(*load),
-            sides.len()
-        );
+        println!("==> {}, {rounds} rounds", report::name(load));
         for round in 0..rounds {
-            for side in turned(sides, round as usize) {
-                let outcome = measure(&program, side, *load);
+            for side in case.sides(round, short) {
+                let outcome = measure(&program, side, load);
                 let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));
                 if let Some(failure) = &failure {
                     println!("    {}: {failure}", side.name());
@@ -176,9 +216,10 @@ pub(crate) fn fanout(tree: &Tree, short: bool, rounds: Option<u32>) -> Result<Ta
                 });
             }
         }
-        measured.push(Runs { load: *load, runs });
+        measured.push(Runs { load, runs });
     }
     println!("\n{}\n\n{}", machine(), report::table(&measured));
+    println!("It took {} s.\n", begin.elapsed().as_secs());
     println!("{}", report::goals(&measured));
     leave(tree, "fanout", &measured)?;
     Ok(if short {

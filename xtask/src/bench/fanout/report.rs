@@ -92,9 +92,9 @@ impl Runs {
 /// Every side under every load.
 pub(super) fn table(measured: &[Runs]) -> String {
     let mut table = String::from(
-        "| load | side | message B | CPU µs per message | p50 ms | p99 ms | max ms | KiB per stream | skipped \
+        "| load | side | rounds | message B | CPU µs per message | p50 ms | p99 ms | max ms | KiB per stream | skipped \
          | CPU / bare | p99 / bare | memory / bare |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for runs in measured {
         for side in Side::ALL {
@@ -122,8 +122,9 @@ fn row(runs: &Runs, side: Side) -> String {
         _ => ratio(stream_kib),
     };
     format!(
-        "| {load} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {memory} |",
+        "| {load} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {memory} |",
         side.name(),
+        runs.outcomes(side).count(),
         median(|outcome, _| outcome.message_bytes, 0),
         median(cpu_us, 2),
         median(|outcome, _| f64::from(outcome.p50_us) / 1e3, 1),
@@ -201,13 +202,19 @@ pub(super) fn gross_regressions(measured: &[Runs]) -> Tally {
     let mut tally = completeness(measured);
     for runs in measured {
         let load = name(runs.load);
-        match runs.ratio(Side::Ours, cpu_us) {
-            Some(ratio) if ratio.median <= GROSS => tally.pass(1),
-            ratio => tally.fail(format!(
-                "fan-out to {load}: CPU per message is {} times a bare server's, and {GROSS} is the \
-                 most; to see it again: cargo xtask bench fanout --short",
-                cell(ratio)
-            )),
+        let readings: [(&str, Reading); 2] = [
+            ("CPU per message", cpu_us),
+            ("memory per stream", stream_kib),
+        ];
+        for (what, reading) in readings {
+            match runs.ratio(Side::Ours, reading) {
+                Some(ratio) if ratio.median <= GROSS => tally.pass(1),
+                ratio => tally.fail(format!(
+                    "fan-out to {load}: {what} is {} times a bare server's, and {GROSS} is the \
+                     most; to see it again: cargo xtask bench fanout --short",
+                    cell(ratio)
+                )),
+            }
         }
         let expected = u64::from(runs.load.streams) * u64::from(TICKS);
         for (_, outcome) in runs.outcomes(Side::Ours) {
