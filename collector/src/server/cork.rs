@@ -307,6 +307,13 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_is_known_by_its_streams() {
+        let [one, other] = [OpenStreams::default(), OpenStreams::default()];
+        assert_eq!(one.id(), one.clone().id());
+        assert_ne!(one.id(), other.id());
+    }
+
+    #[test]
     fn nothing_is_held_back_where_there_is_one_stream() {
         let mut task = task(2);
         task.write(b"held");

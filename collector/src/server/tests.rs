@@ -96,6 +96,48 @@ async fn open_streams_end_with_a_status_and_delay_no_stop() {
     assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stream_of_a_connection_gets_every_tick_and_the_end() {
+    const STREAMS: usize = 50;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, listeners) = socket(folder.path());
+    let options = Options {
+        interval: Options::MIN_INTERVAL,
+        ..Options::default()
+    };
+    let mut rig = Rig::listening(options, listeners);
+    rig.processes.start(7, 1);
+    let mut client = connect(&path).await;
+    watch(&mut client, 7).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let request = v1::SubscribeRequest::default();
+        streams.push(client.subscribe(request).await.unwrap().into_inner());
+    }
+    for stream in &mut streams {
+        let mut last = None;
+        for _ in 0..3 {
+            let tick = stream.message().await.unwrap().unwrap();
+            assert_eq!(tick.samples.len(), 1);
+            let expected = last.map_or(tick.sequence, |last: u64| last + 1 + tick.skipped_ticks);
+            assert_eq!(tick.sequence, expected);
+            last = Some(tick.sequence);
+        }
+    }
+    rig.shutdown.cancel();
+    for stream in &mut streams {
+        let status = loop {
+            match stream.message().await {
+                Ok(tick) => assert!(tick.is_some(), "it ended without a status"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
+    drop(client);
+    rig.ended().await.unwrap();
+}
+
 #[tokio::test]
 async fn mute_peers_and_stalled_readers_are_cut_off() {
     let folder = tempfile::tempdir().unwrap();
