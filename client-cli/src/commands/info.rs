@@ -57,7 +57,7 @@ fn in_words(of: Option<prost_types::Duration>) -> String {
 
 fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     let limits = info.limits.unwrap_or_default();
-    let facts: [[&str; 2]; 15] = [
+    let facts: [[&str; 2]; 16] = [
         [
             "collector",
             &format!("netio-collector {} {origin}", text::line(&info.version)),

@@ -112,8 +112,7 @@ impl Subscription {
         let Some(replay) = &mut self.replay else {
             return false;
         };
-        let history = lock(&replay.history);
-        replay.is_behind = tick.before() > last && history.after(last).is_some();
+        replay.is_behind = tick.before() > last && lock(&replay.history).after(last).is_some();
         replay.is_behind
     }
 

@@ -7,7 +7,7 @@ mod record;
 
 use std::{net::SocketAddr, process, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::{
@@ -99,6 +99,8 @@ const WARM_UP: u32 = 1;
 /// The measurement begins and ends so long before a tick, when messages of the
 /// tick before have come.
 const BEFORE_TICK: Duration = Duration::from_millis(50);
+/// How often it is tried to begin in time.
+const ATTEMPTS: u32 = 10;
 /// Messages that are later than this after the last measured tick's interval do
 /// not count.
 const STRAGGLERS: Duration = Duration::from_secs(3);
@@ -128,12 +130,12 @@ async fn measure(arguments: &Arguments) -> Result<Outcome> {
         .await
         .with_context(|| format!("after {OPENING_PATIENCE:?} not all streams are open"))??;
 
-    let start = next_tick(now()) + WARM_UP * INTERVAL - BEFORE_TICK;
+    let start = begin().await?;
     let end = start + arguments.ticks * INTERVAL;
     record.measure(start..end);
-    sleep(start.saturating_sub(now())).await;
     let [server, own] = [cpu_time(arguments.server)?, cpu_time(process::id())?];
     sleep(end.saturating_sub(now())).await;
+    record.stop_counting();
     let server_cpu = cpu_time(arguments.server)?.saturating_sub(server);
     let load_cpu = cpu_time(process::id())?.saturating_sub(own);
     while !record.is_full() && now() < end + STRAGGLERS {
@@ -156,6 +158,19 @@ async fn measure(arguments: &Arguments) -> Result<Outcome> {
         resident_before,
         resident_after: resident(arguments.server)?,
     })
+}
+
+/// Waits for a while before a tick in which the measurement may begin. On a machine
+/// that is very busy it may come to that too late.
+async fn begin() -> Result<Duration> {
+    for _ in 0..ATTEMPTS {
+        let start = next_tick(now()) + WARM_UP * INTERVAL - BEFORE_TICK;
+        sleep(start.saturating_sub(now())).await;
+        if now() < start + BEFORE_TICK {
+            return Ok(start);
+        }
+    }
+    bail!("the machine is too busy: {ATTEMPTS} times the load did not run when it was to")
 }
 
 /// Opens all connections with all their streams, which go on by themselves.

@@ -80,12 +80,12 @@ fn sample(watch_id: String, sequence: u64) -> v1::NetIoSample {
         state: v1::ProcessState::Running.into(),
         sent_bytes: SENT,
         received_bytes: RECEIVED,
-        sent_calls: 10,
-        received_calls: 10,
+        sent_calls: 2,
+        received_calls: 2,
         sent_bytes_total: sequence * SENT,
         received_bytes_total: sequence * RECEIVED,
-        sent_calls_total: sequence * 10,
-        received_calls_total: sequence * 10,
+        sent_calls_total: sequence * 2,
+        received_calls_total: sequence * 2,
         process_count: 1,
         ..Default::default()
     }

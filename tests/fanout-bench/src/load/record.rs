@@ -20,8 +20,9 @@ pub(super) struct Record {
 pub(super) struct Measured {
     ticks: Range<Duration>,
     lateness_us: Vec<u32>,
-    /// Messages that came in that time, of whatever tick: what the server worked
-    /// for in it.
+    /// Messages are counted, of whatever tick.
+    counts: bool,
+    /// So many were: what the server worked for meanwhile.
     pub(super) arrived: u64,
     /// Ticks that the server said were skipped.
     pub(super) told_skipped_ticks: u64,
@@ -42,16 +43,23 @@ impl Record {
         }
     }
 
-    /// The ticks of these times are to be measured.
+    /// The ticks of these times are to be measured, and messages counted.
     pub(super) fn measure(&self, ticks: Range<Duration>) {
-        self.lock().ticks = ticks;
+        let mut measured = self.lock();
+        measured.ticks = ticks;
+        measured.counts = true;
+    }
+
+    /// Messages that come from now on are not counted.
+    pub(super) fn stop_counting(&self) {
+        self.lock().counts = false;
     }
 
     /// A message came.
     pub(super) fn take(&self, head: &Head, length: usize, arrival: Duration) {
         let time = head.time();
         let mut measured = self.lock();
-        measured.arrived += u64::from(measured.ticks.contains(&arrival));
+        measured.arrived += u64::from(measured.counts);
         if !measured.ticks.contains(&time) {
             return;
         }
@@ -116,9 +124,12 @@ mod tests {
             record.take(&head, 7, arrival);
         }
         assert!(record.is_full());
+        record.stop_counting();
+        let head = Head::default();
+        record.take(&head, 7, second(11));
         let measured = record.measured();
         assert_eq!((measured.messages(), measured.bytes), (100, 700));
-        assert_eq!(measured.arrived, 100);
+        assert_eq!(measured.arrived, 300);
         let percentiles = [50, 99, 100].map(|percent| measured.percentile(percent));
         assert_eq!(percentiles, [50, 99, 100]);
     }
