@@ -14,6 +14,7 @@ mod command;
 mod ebpf;
 mod guest;
 mod lint;
+mod markers;
 mod setup;
 mod step;
 mod test;

@@ -104,7 +104,7 @@ fn perform(arguments: &Arguments) -> Result<bool> {
         return Err(CannotRun("only root can load programs into the kernel".to_owned()).into());
     }
     let report = measure(&arguments.benchmark, arguments.short)?;
-    print!("{}", report.markdown());
+    print!("{}", report.markdown);
     if let Some(out) = &arguments.out {
         let text = serde_json::to_string_pretty(&report).context("encode the figures")?;
         std::fs::write(out, text + "\n").with_context(|| format!("write {}", out.display()))?;

@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) kernel: String,
     pub(crate) processor: String,
     pub(crate) sections: Vec<Section>,
+    /// All of it, to be read.
+    pub(crate) markdown: String,
 }
 
 /// Sides that were measured in turn.
@@ -187,22 +189,19 @@ impl Section {
 
 impl Report {
     pub(crate) fn new(benchmark: &'static str, sections: Vec<Section>) -> Self {
+        let (kernel, processor) = (machine::kernel(), machine::processor());
+        let head =
+            format!("## {benchmark} (kernel {kernel}; {processor})\n\nMedian (least..most).\n\n");
+        let markdown = sections
+            .iter()
+            .fold(head, |text, section| text + &section.markdown());
         Self {
             benchmark,
-            kernel: machine::kernel(),
-            processor: machine::processor(),
+            kernel,
+            processor,
             sections,
+            markdown,
         }
-    }
-
-    pub(crate) fn markdown(&self) -> String {
-        let head = format!(
-            "## {} (kernel {}; {})\n\nMedian (least..most).\n\n",
-            self.benchmark, self.kernel, self.processor
-        );
-        self.sections
-            .iter()
-            .fold(head, |text, section| text + &section.markdown())
     }
 
     /// Goals that gate and are missed grossly, on a machine that was not disturbed.

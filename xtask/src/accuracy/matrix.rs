@@ -268,19 +268,6 @@ fn footnote(notes: &mut Vec<String>, why: &str) -> usize {
     }
 }
 
-/// `text` with what stands between the two marker lines replaced by `table`.
-pub(crate) fn replace_between_markers(text: &str, table: &str) -> Result<String> {
-    const BEGIN: &str = "<!-- accuracy:begin -->";
-    const END: &str = "<!-- accuracy:end -->";
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .with_context(|| format!("it holds no line {BEGIN}"))?;
-    let (_, after) = rest
-        .split_once(END)
-        .with_context(|| format!("it holds no line {END} after {BEGIN}"))?;
-    Ok(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,15 +342,5 @@ mod tests {
              | ktls | –<sup>2</sup> | **missing** |\n\
              \n<sup>1</sup> a / b  \n<sup>2</sup> no module tls  \n"
         );
-    }
-
-    #[test]
-    fn only_what_is_between_the_markers_changes() {
-        let text = "a\n<!-- accuracy:begin -->\nold\n<!-- accuracy:end -->\nz\n";
-        assert_eq!(
-            replace_between_markers(text, "new\n").expect("it has markers"),
-            "a\n<!-- accuracy:begin -->\n\nnew\n\n<!-- accuracy:end -->\nz\n"
-        );
-        assert!(replace_between_markers("no markers", "new").is_err());
     }
 }

@@ -17,9 +17,10 @@ use clap::Args;
 
 use crate::command::run;
 use crate::guest::{Clock, Guest, Report};
+use crate::markers::replace_between;
 use crate::step::{Tally, step};
 use crate::tree::{Tree, is_root_user};
-use matrix::{Column, judge, markdown, replace_between_markers};
+use matrix::{Column, judge, markdown};
 
 /// Modules that kernel TLS needs: itself and AES-GCM.
 const MODULES: [&str; 4] = ["tls", "gcm", "ctr", "ghash_generic"];
@@ -176,7 +177,7 @@ fn publish(tree: &Tree, columns: &[Column]) -> Result<String> {
 fn update_readme(tree: &Tree, table: &str) -> Result<()> {
     let readme = tree.path("README.md");
     let text = fs::read_to_string(&readme).context("cannot read README.md")?;
-    let text = replace_between_markers(&text, table).context("cannot update README.md")?;
+    let text = replace_between(&text, "accuracy", table).context("cannot update README.md")?;
     write(&readme, &text)?;
     println!("    README.md shows this table now");
     Ok(())

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::published::keep;
 use crate::command::{run, shown};
 use crate::guest::{Clock, Guest};
 use crate::step::{Tally, step};
@@ -147,7 +148,7 @@ impl<'a> Bench<'a> {
         }
         tally.pass(reports.len());
         if !reports.is_empty()
-            && let Err(error) = self.leave(plan, &reports)
+            && let Err(error) = self.leave(plan, &reports, extent)
         {
             tally.fail(format!("{error:#}"));
         }
@@ -221,13 +222,18 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn leave(&self, plan: &Plan, reports: &[serde_json::Value]) -> Result<()> {
+    fn leave(&self, plan: &Plan, reports: &[serde_json::Value], extent: Extent) -> Result<()> {
         let path = self.path(plan.name);
         let text = serde_json::to_string_pretty(reports).context("cannot encode the figures")?;
         fs::write(&path, text + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("    the figures are in {}", path.display());
-        Ok(())
+        // What is told of the benchmark is told of all of it.
+        if self.short || !extent.native || !extent.guest {
+            return Ok(());
+        }
+        let printed = reports.iter().filter_map(|it| it.get("markdown")?.as_str());
+        keep(self.tree, plan.name, &printed.collect::<String>())
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -8,6 +8,7 @@ mod fanout;
 mod figures;
 mod host;
 mod measured;
+mod published;
 mod server;
 
 use std::fs;
@@ -39,6 +40,9 @@ pub(crate) struct Selection {
     /// How often each side of fanout and host runs
     #[arg(long, value_name = "N", conflicts_with = "short")]
     rounds: Option<u32>,
+    /// Put what the last full runs printed into README.md and docs/performance.md
+    #[arg(long, conflicts_with_all = ["short", "rounds", "native_only", "guest_only"])]
+    update_readme: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,7 +75,11 @@ pub(crate) fn bench(tree: &Tree, selection: &Selection) -> Tally {
         native: !selection.guest_only,
         guest: !selection.native_only,
     };
-    run(tree, names, extent, selection.rounds)
+    let mut tally = run(tree, names, extent, selection.rounds);
+    if selection.update_readme && tally.failed() == 0 {
+        tally.add(tallied(published::publish(tree).map(|()| Tally::default())));
+    }
+    tally
 }
 
 /// The short forms that belong to the tests, on this machine's kernel only.
@@ -122,6 +130,13 @@ fn machine() -> String {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
     format!("CPUs: {cpus}, {model}; Linux {}", kernel.trim())
+}
+
+/// Prints tables of a full run, and keeps them.
+fn tell(tree: &Tree, name: &str, tables: &str) -> Result<()> {
+    let text = format!("## {name} ({})\n\n{tables}\n", machine());
+    println!("\n{text}");
+    published::keep(tree, name, &text)
 }
 
 /// Leaves what was measured in target/bench/NAME.json.

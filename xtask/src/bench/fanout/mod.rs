@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::figures::turned;
 use super::server::Server;
-use super::{leave, machine};
+use super::{leave, machine, tell};
 use crate::command::{output, run};
 use crate::step::{Tally, step};
 use crate::tree::Tree;
@@ -218,9 +218,17 @@ pub(crate) fn fanout(tree: &Tree, short: bool, rounds: Option<u32>) -> Result<Ta
         }
         measured.push(Runs { load, runs });
     }
-    println!("\n{}\n\n{}", machine(), report::table(&measured));
-    println!("It took {} s.\n", begin.elapsed().as_secs());
-    println!("{}", report::goals(&measured));
+    let tables = format!(
+        "{}\nIt took {} s.\n\n{}",
+        report::table(&measured),
+        begin.elapsed().as_secs(),
+        report::goals(&measured)
+    );
+    if short {
+        println!("\n{}\n\n{tables}", machine());
+    } else {
+        tell(tree, "fanout", &tables)?;
+    }
     leave(tree, "fanout", &measured)?;
     Ok(if short {
         report::gross_regressions(&measured)

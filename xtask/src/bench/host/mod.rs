@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::figures::{Figure, cell, turned};
 use super::server::Server;
-use super::{leave, machine};
+use super::{leave, tell};
 use crate::command::{output, run};
 use crate::step::{Tally, step};
 use crate::tree::{Tree, find_command, is_root_user};
@@ -131,7 +131,7 @@ pub(crate) fn host(tree: &Tree, rounds: Option<u32>) -> Result<Tally> {
             runs.push(run);
         }
     }
-    println!("\n{}\n\n{}", machine(), table(&runs));
+    tell(tree, "host", &table(&runs))?;
     leave(tree, "host", &runs)?;
     tally.pass(runs.len());
     Ok(tally)

@@ -1,0 +1,104 @@
+//! What the benchmarks printed, for readers: docs/performance.md has all of it,
+//! README.md the goals and how far they are reached.
+//!
+//! A full run of a benchmark leaves what it printed as target/bench/NAME.md; from
+//! these files alone both are made, so that no figure is copied by hand.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+use crate::markers::replace_between;
+use crate::tree::Tree;
+
+/// In the order of the page.
+const NAMES: [&str; 6] = ["probe", "read", "churn", "ticks", "fanout", "host"];
+/// The benchmark that has no goals, but a table that says it all.
+const WITHOUT_GOALS: &str = "host";
+
+/// Keeps what a full run printed: a heading, and under it tables.
+pub(super) fn keep(tree: &Tree, name: &str, markdown: &str) -> Result<()> {
+    let file = tree.target("bench").join(format!("{name}.md"));
+    fs::create_dir_all(tree.target("bench"))
+        .and_then(|()| fs::write(&file, markdown))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Puts what the last full runs printed where readers find it.
+pub(super) fn publish(tree: &Tree) -> Result<()> {
+    let mut page = String::from(
+        "# Performance\n\nWhat `cargo xtask bench` printed, with the machine that it ran on. Each figure comes \
+         from sides that ran in turn within one run; none is comparable with one of another run.\n",
+    );
+    let mut summary = String::from("| | goal | figure | |\n|---|---|---|---|\n");
+    let mut below = String::new();
+    for name in NAMES {
+        let file = tree.target("bench").join(format!("{name}.md"));
+        let printed = fs::read_to_string(&file)
+            .with_context(|| format!("{} is missing: cargo xtask bench {name}", file.display()))?;
+        let _ = write!(page, "\n{}\n", printed.trim());
+        if name == WITHOUT_GOALS {
+            below = tables(&printed);
+        }
+        for (section, row) in goals(&printed) {
+            let _ = writeln!(summary, "| {name}: {section} {row}");
+        }
+    }
+    let file = tree.root().join("docs/performance.md");
+    fs::write(&file, page).with_context(|| format!("cannot write {}", file.display()))?;
+
+    let file = tree.root().join("README.md");
+    let text = fs::read_to_string(&file).context("cannot read README.md")?;
+    let text = replace_between(&text, "performance", &format!("{summary}\n{below}"))
+        .context("cannot update README.md")?;
+    fs::write(&file, text).context("cannot write README.md")
+}
+
+/// The rows of tables of goals, each with the section that it is in.
+fn goals(printed: &str) -> Vec<(&str, &str)> {
+    let mut section = "";
+    let mut is_goal = false;
+    let mut goals = Vec::new();
+    for line in printed.lines() {
+        if let Some(title) = line.strip_prefix("### ") {
+            // What it is in, and what of: the latter is told by the goal.
+            section = title.split(':').next().unwrap_or(title);
+        } else if line.starts_with("| goal |") {
+            is_goal = true;
+        } else if !line.starts_with('|') {
+            is_goal = false;
+        } else if is_goal && !line.starts_with("|---") {
+            goals.push((section, line));
+        }
+    }
+    goals
+}
+
+/// All tables.
+fn tables(printed: &str) -> String {
+    let lines = printed.lines().filter(|line| line.starts_with('|'));
+    lines.fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRINTED: &str = "## read (a machine)\n\n### 10 processes: ms\n\n| side | ms |\n|---|---|\n\
+        | netio | 1 |\n\n| goal | figure | |\n|---|---|---|\n| ms ≤ 2 | 1 | reached |\n\nNo drift.\n";
+
+    #[test]
+    fn goals_are_found_with_their_section() {
+        assert_eq!(
+            goals(PRINTED),
+            [("10 processes", "| ms ≤ 2 | 1 | reached |")]
+        );
+    }
+
+    #[test]
+    fn tables_are_what_is_left_of_a_page_without_words() {
+        assert_eq!(tables(PRINTED).lines().count(), 6);
+        assert_eq!(tables("no table"), "");
+    }
+}
