@@ -75,6 +75,14 @@ pub(crate) fn bench(tree: &Tree, selection: &Selection) -> Tally {
         native: !selection.guest_only,
         guest: !selection.native_only,
     };
+    let is_full = !extent.short && selection.rounds.is_none();
+    for name in names.iter().filter(|_| is_full) {
+        let name = name.to_possible_value();
+        let name = name.as_ref().map_or("", |name| name.get_name());
+        if let Err(error) = published::forget(tree, name) {
+            return tallied(Err(error));
+        }
+    }
     let mut tally = run(tree, names, extent, selection.rounds);
     if selection.update_readme && tally.failed() == 0 {
         tally.add(tallied(published::publish(tree).map(|()| Tally::default())));
@@ -132,11 +140,14 @@ fn machine() -> String {
     format!("CPUs: {cpus}, {model}; Linux {}", kernel.trim())
 }
 
-/// Prints tables of a full run, and keeps them.
-fn tell(tree: &Tree, name: &str, tables: &str) -> Result<()> {
+/// Prints tables, and keeps them if they are of a full run.
+fn tell(tree: &Tree, name: &str, tables: &str, is_full: bool) -> Result<()> {
     let text = format!("## {name} ({})\n\n{tables}\n", machine());
     println!("\n{text}");
-    published::keep(tree, name, &text)
+    if is_full {
+        published::keep(tree, name, &text)?;
+    }
+    Ok(())
 }
 
 /// Leaves what was measured in target/bench/NAME.json.

@@ -5,7 +5,7 @@
 //! these files alone both are made, so that no figure is copied by hand.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 
@@ -14,8 +14,21 @@ use crate::tree::Tree;
 
 /// In the order of the page.
 const NAMES: [&str; 6] = ["probe", "read", "churn", "ticks", "fanout", "host"];
+/// What netio-bench says of a section whose do-nothing side changed meanwhile.
+const DISTURBED: &str = "**DRIFT";
 /// The benchmark that has no goals, but a table that says it all.
 const WITHOUT_GOALS: &str = "host";
+
+/// Forgets what was kept of a benchmark, which is about to run again: should it be
+/// skipped, or fail, nothing old is published as if it were new.
+pub(super) fn forget(tree: &Tree, name: &str) -> Result<()> {
+    match fs::remove_file(tree.target("bench").join(format!("{name}.md"))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove target/bench/{name}.md"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Keeps what a full run printed: a heading, and under it tables.
 pub(super) fn keep(tree: &Tree, name: &str, markdown: &str) -> Result<()> {
@@ -55,21 +68,32 @@ pub(super) fn publish(tree: &Tree) -> Result<()> {
     fs::write(&file, text).context("cannot write README.md")
 }
 
-/// The rows of tables of goals, each with the section that it is in.
-fn goals(printed: &str) -> Vec<(&str, &str)> {
-    let mut section = "";
+/// The rows of tables of goals, each with the section that it is in, and whether that
+/// says of itself that the machine was disturbed.
+fn goals(printed: &str) -> Vec<(String, &str)> {
+    printed.split("\n### ").flat_map(goals_of_section).collect()
+}
+
+fn goals_of_section(printed: &str) -> Vec<(String, &str)> {
+    let title = printed.lines().next().unwrap_or_default();
+    let mut section = if title.starts_with('#') {
+        String::new()
+    } else {
+        // What it is in, and what of: the latter is told by the goal.
+        title.split(':').next().unwrap_or(title).to_owned()
+    };
+    if printed.contains(DISTURBED) {
+        section += " (disturbed)";
+    }
     let mut is_goal = false;
     let mut goals = Vec::new();
     for line in printed.lines() {
-        if let Some(title) = line.strip_prefix("### ") {
-            // What it is in, and what of: the latter is told by the goal.
-            section = title.split(':').next().unwrap_or(title);
-        } else if line.starts_with("| goal |") {
+        if line.starts_with("| goal |") {
             is_goal = true;
         } else if !line.starts_with('|') {
             is_goal = false;
         } else if is_goal && !line.starts_with("|---") {
-            goals.push((section, line));
+            goals.push((section.clone(), line));
         }
     }
     goals
@@ -90,10 +114,19 @@ mod tests {
 
     #[test]
     fn goals_are_found_with_their_section() {
-        assert_eq!(
-            goals(PRINTED),
-            [("10 processes", "| ms ≤ 2 | 1 | reached |")]
-        );
+        let row = "| ms ≤ 2 | 1 | reached |";
+        assert_eq!(goals(PRINTED), [("10 processes".to_owned(), row)]);
+    }
+
+    #[test]
+    fn figures_that_are_worth_little_are_marked() {
+        let disturbed = PRINTED.replace("No drift.", "**DRIFT: it changed by 12 %**");
+        let both = format!("{disturbed}\n{}", PRINTED.replace("10 pro", "20 pro"));
+        let sections: Vec<_> = goals(&both)
+            .into_iter()
+            .map(|(section, _)| section)
+            .collect();
+        assert_eq!(sections, ["10 processes (disturbed)", "20 processes"]);
     }
 
     #[test]

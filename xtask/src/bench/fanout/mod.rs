@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::figures::turned;
 use super::server::Server;
-use super::{leave, machine, tell};
+use super::{leave, tell};
 use crate::command::{output, run};
 use crate::step::{Tally, step};
 use crate::tree::Tree;
@@ -224,11 +224,8 @@ pub(crate) fn fanout(tree: &Tree, short: bool, rounds: Option<u32>) -> Result<Ta
         begin.elapsed().as_secs(),
         report::goals(&measured)
     );
-    if short {
-        println!("\n{}\n\n{tables}", machine());
-    } else {
-        tell(tree, "fanout", &tables)?;
-    }
+    let is_full = !short && rounds.is_none();
+    tell(tree, "fanout", &tables, is_full)?;
     leave(tree, "fanout", &measured)?;
     Ok(if short {
         report::gross_regressions(&measured)
