@@ -1,7 +1,7 @@
 //! Who is watched, and the counters: the part that every hook shares.
 //!
 //! Promises: a process that is not watched leaves at [`Watched::current`], which
-//! costs two loads and one array look-up; a count is never lost to another thread, another
+//! costs a call of a helper, two loads and one array look-up; a count is never lost to another thread, another
 //! CPU or a preemption, because each CPU adds to a bank of its own and by an
 //! atomic instruction (a program can be preempted by another program that adds
 //! to the same counter on the same CPU).

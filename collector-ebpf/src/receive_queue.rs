@@ -101,9 +101,9 @@ static FOLLOWED: InheritedSkStorage = InheritedSkStorage {
 pub(crate) static POSITIONS: HashMap<u64, u32, 65536> = HashMap::new();
 
 /// First reads that were seen and not settled yet: while there are none, which is
-/// nearly always, no receive call need look for its socket's note. More than there
-/// are if a socket goes in the middle of its first read, which costs a look-up and
-/// nothing else.
+/// nearly always, no receive call need look for its socket's note. A first read that
+/// no receive call settles (a splice, or the socket goes in the middle of it) is in
+/// it for good, which costs each call a look-up and nothing else.
 #[unsafe(no_mangle)]
 static mut FIRST_READS: u64 = 0;
 

@@ -9,8 +9,10 @@
 //! children are born. But a process that is in the watch already has its children
 //! listed by the kernel; so one looks again until nobody new is found.
 //!
-//! Of looks for requests, [`MAX_SCANS`] are under way at most; others wait their turn,
-//! for as long as their callers do. And the sampler gets no more than [`MAX_JOINS`]
+//! Of requests that look, [`MAX_SCANS`] have their turn at a time; others wait for
+//! theirs, as long as their callers do. Who has a turn keeps it for all its looks: if
+//! each look waited anew, a crowd would get on together, and be late together. And the
+//! sampler gets no more than [`MAX_JOINS`]
 //! processes at once, so that a tick can come between.
 #![forbid(unsafe_code)]
 
@@ -19,7 +21,7 @@ use std::{collections::BTreeSet, io, mem, sync::Arc, time::Duration};
 use netio::v1;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task::spawn_blocking,
 };
 use tracing::{debug, warn};
@@ -36,8 +38,8 @@ mod tests;
 
 /// How often to look for descendants. Each look finds a generation at least.
 const MAX_LOOKS: usize = 64;
-/// Looks for requests that are under way at once: each reads some files of every
-/// process on the host.
+/// Requests that look at once: each look reads some files of every process on the
+/// host.
 pub(crate) const MAX_SCANS: usize = 2;
 /// Processes that the sampler lets in at once. In some modes each one's sockets are
 /// noted first, which takes the longer the more it has.
@@ -72,6 +74,13 @@ pub(crate) struct Enrolment {
     follows_children: bool,
     scans: Arc<Semaphore>,
 }
+
+/// Leave to look. A look that is under way keeps it, even if nobody waits for it any
+/// more.
+#[derive(Clone)]
+struct Turn(
+    #[expect(dead_code, reason = "that it lives is what counts")] Arc<Option<OwnedSemaphorePermit>>,
+);
 
 /// A watch that its caller has not taken yet: it is ended, unless that happens.
 struct Unclaimed {
@@ -152,12 +161,14 @@ impl Enrolment {
     pub(crate) async fn make(&self, wish: Wish) -> Result<v1::Watch, EnrolError> {
         // Before anything is made: who waits its turn here can still go away.
         let selector = wish.selector.clone();
-        let found = self.look(move |it| it.matching(&selector)).await?;
+        let turn = self.turn().await;
+        let look = move |it: &dyn Processes| it.matching(&selector);
+        let found = self.look_in(turn.clone(), look).await?;
         let (reply, answer) = oneshot::channel();
         let enrolment = self.clone();
         tokio::spawn(async move {
             let owner = wish.owner.clone();
-            let made = enrolment.watch(wish, found).await;
+            let made = enrolment.watch(wish, found, turn).await;
             // It may go unheard even after it was sent.
             let _ = reply.send(made.map(|watch| Unclaimed {
                 watch: Some(watch),
@@ -170,7 +181,12 @@ impl Enrolment {
             .map(Unclaimed::claim)
     }
 
-    async fn watch(&self, wish: Wish, mut found: Vec<Found>) -> Result<v1::Watch, EnrolError> {
+    async fn watch(
+        &self,
+        wish: Wish,
+        mut found: Vec<Found>,
+        turn: Turn,
+    ) -> Result<v1::Watch, EnrolError> {
         let Wish {
             target,
             selector,
@@ -195,7 +211,12 @@ impl Enrolment {
         };
         let must_have_some = (!wait && !rest.is_empty()).then_some(selector);
         let id = self.commands.watch(order).await?;
-        match self.finish(id, &owner, rest, roots, must_have_some).await {
+        let let_in = self.let_in_the_rest(id, &owner, rest, roots, turn);
+        let made = match let_in.await {
+            Ok(()) => self.made(id, must_have_some).await,
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(watch) => Ok(watch),
             Err(error) => {
                 let selection = Selection::Id(id.to_string());
@@ -205,20 +226,31 @@ impl Enrolment {
         }
     }
 
-    /// Lets in the rest of the processes and all descendants, or fails.
-    async fn finish(
+    /// Lets in the rest of the processes and all descendants, or fails. However long
+    /// that takes, the lease begins after it.
+    async fn let_in_the_rest(
         &self,
         id: WatchId,
         owner: &str,
         rest: Vec<Found>,
         roots: BTreeSet<ProcessId>,
+        turn: Turn,
+    ) -> Result<(), EnrolError> {
+        let ids = vec![id.to_string()];
+        let holds = self.commands.hold(ids.clone(), owner.to_owned(), false);
+        let holds = holds.await?;
+        self.join_all(id, rest, false, Past::Refuse).await?;
+        self.descendants(id, roots, Past::Refuse, turn).await?;
+        drop(holds);
+        Ok(self.commands.renew(ids, owner.to_owned()).await?)
+    }
+
+    /// The watch as it is answered.
+    async fn made(
+        &self,
+        id: WatchId,
         must_have_some: Option<Selector>,
     ) -> Result<v1::Watch, EnrolError> {
-        self.join_all(id, rest, false, Past::Refuse).await?;
-        self.descendants(id, roots, Past::Refuse).await?;
-        // Looking may have taken a part of its lease.
-        let renewal = self.commands.renew(vec![id.to_string()], owner.to_owned());
-        renewal.await?;
         let watch = self.commands.describe(id).await?;
         if let Some(selector) = must_have_some.filter(|_| watch.process_count == 0) {
             return Err(FindError::NoMatch(selector).into());
@@ -236,7 +268,8 @@ impl Enrolment {
         let roots = roots(std::slice::from_ref(&found), rule.follow);
         let found = vec![found];
         if self.join_all(rule.id, found, false, Past::Share).await? > 0 {
-            self.descendants(rule.id, roots, Past::Share).await?;
+            let turn = self.turn().await;
+            self.descendants(rule.id, roots, Past::Share, turn).await?;
         }
         Ok(())
     }
@@ -262,7 +295,9 @@ impl Enrolment {
                 known: members.iter().map(|(process, _)| *process).collect(),
             })
             .collect();
-        let found = self.look(move |it| it.search(&searches)).await?;
+        let turn = self.turn().await;
+        let look = move |it: &dyn Processes| it.search(&searches);
+        let found = self.look_in(turn.clone(), look).await?;
         let mut following = Vec::new();
         for ((rule, members), found) in rules.iter().zip(members).zip(found) {
             let known = members.into_iter().filter(|(_, follows)| *follows);
@@ -289,7 +324,7 @@ impl Enrolment {
             ancestry.known = known;
             following.push((rule.id, ancestry));
         }
-        self.descend(following, Past::Share).await
+        self.descend(following, Past::Share, turn).await
     }
 
     async fn descendants(
@@ -297,12 +332,13 @@ impl Enrolment {
         id: WatchId,
         roots: BTreeSet<ProcessId>,
         past: Past,
+        turn: Turn,
     ) -> Result<(), EnrolError> {
         let ancestry = Ancestry {
             roots,
             ..Ancestry::default()
         };
-        self.descend(vec![(id, ancestry)], past).await
+        self.descend(vec![(id, ancestry)], past, turn).await
     }
 
     /// Adds descendants to watches. Where processes are not refused, what fails for
@@ -311,6 +347,7 @@ impl Enrolment {
         &self,
         mut following: Vec<(WatchId, Ancestry)>,
         past: Past,
+        turn: Turn,
     ) -> Result<(), EnrolError> {
         for _ in 0..MAX_LOOKS {
             following.retain(|(_, of)| !of.roots.is_empty());
@@ -318,7 +355,8 @@ impl Enrolment {
                 return Ok(());
             }
             let of: Vec<Ancestry> = following.iter().map(|(_, of)| of.clone()).collect();
-            let found = self.look(move |it| it.descendants(&of)).await?;
+            let look = move |it: &dyn Processes| it.descendants(&of);
+            let found = self.look_in(turn.clone(), look).await?;
             let mut again = Vec::new();
             for ((id, mut of), found) in following.into_iter().zip(found) {
                 of.known.extend(found.iter().map(Found::id));
@@ -371,12 +409,13 @@ impl Enrolment {
     }
 
     /// What each of these processes is, where that was not read yet: a child
-    /// that was listed by the kernel is known by pid and name only.
+    /// that was listed by the kernel is known by pid and name only. Reads files of
+    /// these alone, so it needs no turn.
     pub(crate) async fn describe(
         &self,
         mut watches: Vec<v1::Watch>,
     ) -> Result<Vec<v1::Watch>, FindError> {
-        self.look(move |processes| {
+        self.read(move |processes| {
             let all = watches.iter_mut().flat_map(|watch| &mut watch.processes);
             for process in all {
                 if let Some(told) = processes.describe(process.pid, process.start_time_ns) {
@@ -398,14 +437,33 @@ impl Enrolment {
         &self,
         look: impl FnOnce(&dyn Processes) -> Result<T, FindError> + Send + 'static,
     ) -> Result<T, FindError> {
-        // It is never closed. A look goes on if nobody waits for it any more, and
-        // keeps its permit.
+        self.look_in(self.turn().await, look).await
+    }
+
+    async fn turn(&self) -> Turn {
+        // It is never closed.
         let permit = Arc::clone(&self.scans).acquire_owned().await.ok();
+        Turn(Arc::new(permit))
+    }
+
+    async fn look_in<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        look: impl FnOnce(&dyn Processes) -> Result<T, FindError> + Send + 'static,
+    ) -> Result<T, FindError> {
+        let look = move |processes: &dyn Processes| {
+            let _turn = turn;
+            look(processes)
+        };
+        self.read(look).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Processes) -> Result<T, FindError> + Send + 'static,
+    ) -> Result<T, FindError> {
         let processes = Arc::clone(&self.processes);
-        let looked = spawn_blocking(move || {
-            let _permit = permit;
-            look(&*processes)
-        });
+        let looked = spawn_blocking(move || read(&*processes));
         looked.await.unwrap_or_else(|error| {
             Err(FindError::ProcUnreadable {
                 root: "/proc".into(),

@@ -215,6 +215,7 @@ impl Sampler {
 
     fn tick(&mut self, late: Duration) {
         let (time, reading) = timed(&*self.clock, || self.watches.read());
+        self.ticker.was_read(reading);
         let samples = self
             .watches
             .diff(self.hub.wants_processes(), mem::take(&mut self.used));
@@ -259,6 +260,8 @@ impl Sampler {
                 self.make(order, reply);
             }
             Command::Watch { order, reply } => {
+                // Who has gone needs none.
+                self.waiting.retain(|(_, reply)| !reply.is_closed());
                 self.waiting.push((order, reply));
                 self.attachment.wish();
             }

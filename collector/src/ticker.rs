@@ -80,6 +80,18 @@ impl Ticker {
         late
     }
 
+    /// Tells when the counters were read for a tick, which may be long after it: no tick
+    /// follows such a reading within half an interval, which would give a tiny one.
+    pub(crate) fn was_read(&mut self, reading: Instant) {
+        let too_near = reading + self.interval / 2;
+        if self.deadline >= too_near {
+            return;
+        }
+        let left_out = (too_near - self.deadline).as_nanos() / self.interval.as_nanos() + 1;
+        self.missed += u64::try_from(left_out).unwrap_or(u64::MAX);
+        self.deadline = next_deadline(&*self.clock, self.interval);
+    }
+
     /// Deadlines that passed without a tick of their own, since the start.
     pub(crate) fn missed(&self) -> u64 {
         self.missed
@@ -254,6 +266,32 @@ mod tests {
         ticker.tick().await; // 17 would be too near
         assert_eq!(ticker.missed(), 3);
         assert!(late.elapsed() >= Duration::from_millis(1390));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_tick_follows_a_reading_that_was_held_up_at_once() {
+        for (held_up, left_out) in [
+            (0, 0),
+            (400, 0),
+            (700, 1),
+            (1_000, 1),
+            (1_700, 2),
+            (3_200, 3),
+        ] {
+            let clock = Arc::new(FakeClock::at(10 * SECOND));
+            let mut ticker = Ticker::new(clock.clone(), SECOND);
+            ticker.tick().await; // second 11
+            advance(Duration::from_millis(held_up)).await;
+            let reading = Instant::now();
+            ticker.was_read(reading);
+            assert_eq!(ticker.missed(), left_out, "held up for {held_up} ms");
+            ticker.tick().await;
+            let interval = reading.elapsed();
+            assert!(interval >= SECOND / 2, "{interval:?}");
+            assert!(interval <= SECOND * 3 / 2 + TIMER, "{interval:?}");
+            assert!(past_the_second(&clock) < TIMER);
+            assert_eq!(ticker.missed(), left_out);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -109,7 +109,8 @@ pub(crate) struct Given {
 
     /// Connections over Unix sockets that may be open at once, and as many over TCP,
     /// from 1 to 65536; each takes a file descriptor and about 20 KiB, and has room
-    /// for 256 streams. Past it, who connects waits
+    /// for 256 streams. Past it, who connects waits. Of several listeners of a kind,
+    /// each keeps one for whoever connects to it next
     /// [env: NETIO_MAX_CONNECTIONS] [default: 1024]
     #[arg(long, value_name = "COUNT")]
     pub(super) max_connections: Option<u32>,

@@ -2,17 +2,22 @@
 //!
 //! Takes each tick's message, encoded, and keeps it until it is too old or there
 //! are too many bytes. Produces the tick after a given one. Parts of processes are
-//! not kept.
+//! not kept. What several who come back want alike is kept for a while as encoded for
+//! the first of them, up to [`MAX_ENCODED`] bytes.
 #![forbid(unsafe_code)]
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
 
-use super::prepared::Prepared;
+use super::{filter::Filter, prepared::Prepared};
+
+/// Bytes of ticks that are kept as encoded for some.
+const MAX_ENCODED: usize = 4 << 20;
 
 /// A tick that is kept.
 struct Kept {
@@ -35,6 +40,21 @@ pub(super) struct History {
     bytes: usize,
     max_bytes: usize,
     max_age: Duration,
+    /// For whom ticks were encoded: the latest last.
+    encoded: VecDeque<Encoded>,
+    encoded_bytes: usize,
+}
+
+struct Encoded {
+    sequence: u64,
+    filter: Arc<Filter>,
+    message: Prepared,
+}
+
+impl Encoded {
+    fn bytes(&self) -> usize {
+        self.message.0.len() + size_of::<Self>()
+    }
 }
 
 impl History {
@@ -44,6 +64,31 @@ impl History {
             bytes: 0,
             max_bytes,
             max_age,
+            encoded: VecDeque::new(),
+            encoded_bytes: 0,
+        }
+    }
+
+    /// A tick as it was encoded for another who wanted the same.
+    pub(super) fn encoded(&self, sequence: u64, filter: &Arc<Filter>) -> Option<Prepared> {
+        let mut latest = self.encoded.iter().rev();
+        let it = latest.find(|it| it.sequence == sequence && Arc::ptr_eq(&it.filter, filter))?;
+        Some(it.message.clone())
+    }
+
+    /// Keeps a tick as it was encoded, for the next who wants the same.
+    pub(super) fn keep(&mut self, sequence: u64, filter: Arc<Filter>, message: Prepared) {
+        let encoded = Encoded {
+            sequence,
+            filter,
+            message,
+        };
+        self.encoded_bytes += encoded.bytes();
+        self.encoded.push_back(encoded);
+        while self.encoded_bytes > MAX_ENCODED
+            && let Some(oldest) = self.encoded.pop_front()
+        {
+            self.encoded_bytes -= oldest.bytes();
         }
     }
 
@@ -96,6 +141,22 @@ mod tests {
 
     fn message(bytes: usize) -> Prepared {
         Prepared(vec![0; bytes].into())
+    }
+
+    #[test]
+    fn what_was_encoded_serves_others_who_want_the_same() {
+        let mut history = History::new(Duration::from_secs(10), 10_000);
+        let [one, other] = [(), ()].map(|()| Arc::new(Filter::default()));
+        let half = MAX_ENCODED / 2;
+        history.keep(1, Arc::clone(&one), message(half));
+        assert_eq!(history.encoded(1, &one).unwrap().0.len(), half);
+        assert!(history.encoded(2, &one).is_none());
+        assert!(history.encoded(1, &other).is_none());
+        history.keep(1, Arc::clone(&other), message(half));
+        assert!(history.encoded(1, &one).is_none(), "it is too much");
+        history.keep(3, Arc::clone(&one), message(2 * MAX_ENCODED));
+        assert!(history.encoded.is_empty());
+        assert_eq!(history.encoded_bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]

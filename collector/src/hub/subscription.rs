@@ -82,28 +82,38 @@ impl Subscription {
     /// The next tick of the history, if the subscriber is behind.
     fn replayed(&mut self) -> Option<Prepared> {
         let replay = self.replay.as_mut().filter(|replay| replay.is_behind)?;
-        let next = {
+        let only_changed = self.filter.only_changed;
+        let (sequence, message) = {
             let history = lock(&replay.history);
-            history.after(self.last_sequence)
+            let Some((sequence, message)) = history.after(self.last_sequence) else {
+                replay.is_behind = false;
+                return None;
+            };
+            self.last_sequence = sequence;
+            self.is_first = false;
+            if self.filter.is_everything() {
+                return Some(message);
+            }
+            if let Some(encoded) = history.encoded(sequence, &self.filter) {
+                return Some(encoded);
+            }
+            (sequence, message)
         };
-        let Some((sequence, message)) = next else {
-            replay.is_behind = false;
-            return None;
-        };
-        self.last_sequence = sequence;
-        self.is_first = false;
-        if self.filter.is_everything() {
-            return Some(message);
-        }
         // Our own encoding, so it can be read.
         let message = v1::SubscribeResponse::decode(message.0).ok()?;
-        let states = &mut replay.states;
-        let only_changed = self.filter.only_changed;
-        let samples = message.samples.iter().filter(|sample| {
-            let before = states.insert(sample.watch_id.clone(), sample.state);
-            !only_changed || is_news(sample, before)
-        });
-        Some(self.filter.encode(&message, samples))
+        if only_changed {
+            // What is news to one depends on what it was told before.
+            let states = &mut replay.states;
+            let samples = message.samples.iter().filter(|sample| {
+                let before = states.insert(sample.watch_id.clone(), sample.state);
+                is_news(sample, before)
+            });
+            return Some(self.filter.encode(&message, samples));
+        }
+        let encoded = self.filter.encode(&message, message.samples.iter());
+        let filter = Arc::clone(&self.filter);
+        lock(&replay.history).keep(sequence, filter, encoded.clone());
+        Some(encoded)
     }
 
     /// Whether ticks before this one are missing and can be had from the history.

@@ -94,10 +94,15 @@ impl Accepted {
         max_connections: u32,
         cut: &CancellationToken,
     ) -> io::Result<(Self, JoinSet<()>)> {
-        // One budget for each kind, however many listeners it has.
+        // One budget for each kind, however many listeners it has. A listener keeps a
+        // place while it waits, so that there is one for each at least.
         let max_connections = max_connections as usize;
-        let [unix, tcp, memory] = [max_connections, max_connections, MAX_MEMORY]
-            .map(|places| Arc::new(Semaphore::new(places)));
+        let [unix, tcp, memory] = [
+            max_connections.max(listeners.unix.len()),
+            max_connections.max(listeners.tcp.len()),
+            MAX_MEMORY.max(listeners.memory.len()),
+        ]
+        .map(|places| Arc::new(Semaphore::new(places)));
         let mut all = Vec::new();
         for (file, listener) in listeners.unix {
             let listener = Listener::Unix {

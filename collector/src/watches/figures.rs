@@ -45,7 +45,10 @@ impl Figures {
             map_full: self.map_full_with(kernel),
             program_runs: match (runs, more_runs) {
                 (Some((runs, time)), Some((more, longer))) => Some((runs + more, time + longer)),
-                (one, other) => one.or(other),
+                (None, more) => more,
+                // Hooks that do not tell theirs have some; only where there are none are
+                // those of before all.
+                (before, None) => before.filter(|_| kernel.info().programs.is_empty()),
             },
         }
     }

@@ -109,6 +109,10 @@ fn perform(arguments: &Arguments) -> Result<bool> {
         let text = serde_json::to_string_pretty(&report).context("encode the figures")?;
         std::fs::write(out, text + "\n").with_context(|| format!("write {}", out.display()))?;
     }
+    if arguments.short && report.is_disturbed() {
+        let why = "the machine was disturbed, as the side that does nothing shows".to_owned();
+        return Err(CannotRun(why).into());
+    }
     let regressions = report.regressions();
     for regression in &regressions {
         eprintln!("gross regression: {regression}");

@@ -204,6 +204,13 @@ impl Report {
         }
     }
 
+    /// Whether the machine was disturbed in every section that could show a regression.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        let gating = |section: &&Section| section.goals.iter().any(|goal| goal.gates);
+        let mut gating = self.sections.iter().filter(gating).peekable();
+        gating.peek().is_some() && gating.all(|section| section.drifted)
+    }
+
     /// Goals that gate and are missed grossly, on a machine that was not disturbed.
     pub(crate) fn regressions(&self) -> Vec<String> {
         let sections = self.sections.iter().filter(|section| !section.drifted);
