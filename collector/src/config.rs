@@ -42,6 +42,10 @@ pub(crate) struct Settings {
     pub(crate) listen: Vec<Address>,
     pub(crate) options: Options,
     pub(crate) hooks: HookChoice,
+    /// Keep capabilities that are not needed.
+    pub(crate) keep_privileges: bool,
+    /// Let every system call pass.
+    pub(crate) no_seccomp: bool,
     pub(crate) log: EnvFilter,
     pub(crate) log_format: LogFormat,
 }
@@ -121,6 +125,8 @@ impl Settings {
             listen: listen(given)?,
             options,
             hooks: first(given, |given| given.hooks).map_or_else(Default::default, |(_, it)| it),
+            keep_privileges: first(given, |given| given.keep_privileges).is_some_and(|(_, it)| it),
+            no_seccomp: first(given, |given| given.no_seccomp).is_some_and(|(_, it)| it),
             log,
             log_format: first(given, |given| given.log_format)
                 .map_or_else(Default::default, |(_, it)| it),

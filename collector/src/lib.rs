@@ -20,6 +20,7 @@ use netio::v1;
 pub mod bench;
 pub mod doctor;
 pub mod kernel;
+pub mod privilege;
 pub mod probe;
 pub mod signals;
 

@@ -1,11 +1,12 @@
 //! `netio-collector`: the collector as a service of the host.
 //!
-//! Reads top-down: settings, logging, listeners, hooks, run, exit code.
+//! Reads top-down: settings, logging, listeners, privileges, hooks, run, exit code.
 #![forbid(unsafe_code)]
 
 use std::{
-    env,
+    env, fmt,
     io::{self, Write as _},
+    mem,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -16,6 +17,7 @@ use clap::Parser;
 use netio_collector::{
     Listeners, Options, doctor,
     kernel::Kernel,
+    privilege::{self, PrivilegeError},
     probe::{self, HookChoice, ProbeOptions},
     run, signals,
 };
@@ -35,9 +37,10 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 /// Counts, with eBPF, the bytes that watched processes send and receive over
 /// TCP, and streams one sample per watch and interval over gRPC.
 ///
-/// Needs the capabilities CAP_BPF and CAP_PERFMON, or root. Settings are taken
-/// from flags, then NETIO_* environment variables, then the file given with
-/// --config, then defaults. SIGTERM, SIGINT, SIGHUP and SIGQUIT end it within
+/// Needs the capabilities CAP_BPF and CAP_PERFMON, and to find processes by port
+/// CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH; of what root has beside, it rids itself.
+/// Settings are taken from flags, then NETIO_* environment variables, then the file
+/// given with --config, then defaults. SIGTERM, SIGINT, SIGHUP and SIGQUIT end it within
 /// 5 s; a second signal at once.
 #[derive(Debug, Parser)]
 #[command(
@@ -98,8 +101,8 @@ fn complain(error: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "netio-collector: {error}");
 }
 
-fn collect(settings: Settings) -> ExitCode {
-    logging::start(settings.log, settings.log_format);
+fn collect(mut settings: Settings) -> ExitCode {
+    logging::start(mem::take(&mut settings.log), settings.log_format);
     let unknown = config::unknown_variables(env::vars_os().map(|(name, _)| name));
     if !unknown.is_empty() {
         warn!(
@@ -108,32 +111,63 @@ fn collect(settings: Settings) -> ExitCode {
         );
     }
     files::allow(files::needed(&settings.options.limits, &settings.listen));
+    // With all privileges, and before the hooks: where another collector listens,
+    // this one has no business.
+    let listeners = match bind(&settings.listen) {
+        Ok(listeners) => listeners,
+        Err(error) => return failed(format_args!("{error:#}")),
+    };
+    // Before there are other threads.
+    if let Err(error) = give_up_privileges(&settings) {
+        return failed(error);
+    }
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            error!(%error, "cannot start the runtime");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(format_args!("cannot start the runtime: {error}")),
     };
-    let ended = runtime.block_on(serve(&settings.listen, settings.options, settings.hooks));
+    let ended = runtime.block_on(serve(listeners, settings.options, settings.hooks));
     runtime.shutdown_timeout(LAST_MOMENT);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(format_args!("{error:#}")),
     }
 }
 
-async fn serve(listen: &[Address], options: Options, hooks: HookChoice) -> anyhow::Result<()> {
+fn failed(error: impl fmt::Display) -> ExitCode {
+    error!("{error}");
+    ExitCode::FAILURE
+}
+
+/// Tells what is missing, and gives up what is not needed.
+fn give_up_privileges(settings: &Settings) -> Result<(), PrivilegeError> {
+    for need in privilege::held()?.missing() {
+        let (name, purpose, cost) = (need.name, need.purpose, need.cost);
+        if need.vital {
+            error!("{name} is missing, which {purpose}: {cost}; run as root, or grant it");
+        } else {
+            warn!("{name} is missing, which {purpose}: {cost}");
+        }
+    }
+    if settings.keep_privileges {
+        warn!("every capability is kept, as was asked for");
+    } else {
+        let kept = privilege::drop_capabilities(settings.hooks)?;
+        info!("capabilities: {kept}; all others are given up");
+    }
+    if settings.no_seccomp {
+        warn!("every system call is let pass, as was asked for");
+    } else {
+        privilege::filter_system_calls()?;
+    }
+    Ok(())
+}
+
+async fn serve(listeners: Listeners, options: Options, hooks: HookChoice) -> anyhow::Result<()> {
     let obeyed = [SignalKind::terminate(), SignalKind::interrupt()];
     let unless_ignored = [SignalKind::hangup(), SignalKind::quit()];
     let shutdown =
         signals::stop_token(&obeyed, &unless_ignored).context("cannot wait for signals")?;
 
-    // Before the hooks: where another collector listens, this one has no business.
-    let listeners = bind(listen)?;
     let kernel = probe::attach(&ProbeOptions {
         hooks,
         limits: options.limits,

@@ -32,6 +32,8 @@ const KEYS: [&str; 16] = [
     "lease",
     "history",
     "history_bytes",
+    "keep_privileges",
+    "no_seccomp",
     "log",
     "log_format",
     "config",
@@ -130,6 +132,18 @@ pub(crate) struct Given {
     #[arg(long, value_name = "BYTES")]
     pub(super) history_bytes: Option<u32>,
 
+    /// Keep every capability that it was started with; by default it keeps those
+    /// only that counting and finding processes need. For debugging
+    /// [env: NETIO_KEEP_PRIVILEGES=true]
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(super) keep_privileges: Option<bool>,
+
+    /// Do not filter system calls; by default, those that it has no use for fail
+    /// as if the kernel did not know them. For debugging
+    /// [env: NETIO_NO_SECCOMP=true]
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(super) no_seccomp: Option<bool>,
+
     /// What to log: error, warn, info, debug, trace, or directives such as
     /// info,netio_collector=debug [env: NETIO_LOG] [default: info]
     #[arg(long, value_name = "FILTER")]
@@ -201,6 +215,14 @@ impl Given {
             };
             text(key)?.map(parse).transpose()
         };
+        let truth = |key: &'static str| {
+            let parse = |text: String| match text.to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" => Ok(true),
+                "false" | "0" | "no" => Ok(false),
+                _ => Err(Origin::Variables.bad(key, text, "is neither true nor false")),
+            };
+            text(key)?.map(parse).transpose()
+        };
         let listen = text("listen")?.unwrap_or_default();
         Ok(Self {
             listen: listen
@@ -220,6 +242,8 @@ impl Given {
             lease: text("lease")?,
             history: text("history")?,
             history_bytes: number("history_bytes")?,
+            keep_privileges: truth("keep_privileges")?,
+            no_seccomp: truth("no_seccomp")?,
             log: text("log")?,
             log_format: text("log_format")?
                 .map(|it| choice("log_format", &it))

@@ -159,6 +159,27 @@ fn words_may_be_in_capitals_everywhere() {
 }
 
 #[test]
+fn privileges_are_given_up_unless_it_is_told_otherwise() {
+    let told = |settings: Settings| (settings.keep_privileges, settings.no_seccomp);
+    assert_eq!(told(load(&[], &[], "").unwrap()), (false, false));
+    assert_eq!(
+        told(load(&["--keep-privileges"], &[], "").unwrap()),
+        (true, false)
+    );
+    assert_eq!(
+        told(load(&["--no-seccomp"], &[], "").unwrap()),
+        (false, true)
+    );
+    let env = [("NETIO_KEEP_PRIVILEGES", "Yes"), ("NETIO_NO_SECCOMP", "0")];
+    let file = "keep_privileges = false\nno_seccomp = true";
+    assert_eq!(told(load(&[], &env, file).unwrap()), (true, false));
+    assert_eq!(told(load(&[], &[], file).unwrap()), (false, true));
+    let wrong = load(&[], &[("NETIO_NO_SECCOMP", "off?")], "").unwrap_err();
+    assert!(wrong.contains("NETIO_NO_SECCOMP"), "{wrong}");
+    assert!(wrong.contains("neither true nor false"), "{wrong}");
+}
+
+#[test]
 fn variables_that_nobody_reads_are_named() {
     let known = CASES.iter().map(|(key, ..)| variable(key));
     let others = ["NETIO_CONFIG", "NETIO_ENDPOINT", "PATH", "netio_hooks"];
