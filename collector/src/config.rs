@@ -40,6 +40,8 @@ pub(crate) enum Address {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) listen: Vec<Address>,
+    /// Nobody has said where to listen.
+    pub(crate) listens_by_default: bool,
     pub(crate) options: Options,
     pub(crate) hooks: HookChoice,
     /// Keep capabilities that are not needed.
@@ -123,6 +125,7 @@ impl Settings {
         })?;
         Ok(Self {
             listen: listen(given)?,
+            listens_by_default: given.iter().all(|(_, given)| given.listen.is_empty()),
             options,
             hooks: first(given, |given| given.hooks).map_or_else(Default::default, |(_, it)| it),
             keep_privileges: first(given, |given| given.keep_privileges).is_some_and(|(_, it)| it),

@@ -172,6 +172,12 @@ pub trait Kernel: Send {
         None
     }
 
+    /// Whether the hooks count, found out by letting them count something, where
+    /// that disturbs nothing. Takes some system calls: not for the tick.
+    fn check(&mut self) -> Result<(), AllowError> {
+        self.refusal().map_or(Ok(()), Err)
+    }
+
     /// Events known to be missed since the hooks were attached. May cost some
     /// system calls: not for the tick.
     fn missed_events(&self) -> v1::MissedEvents;

@@ -28,6 +28,8 @@ mod btf;
 mod discovery;
 mod enrolment;
 mod hub;
+mod inherited;
+mod notify;
 mod processes;
 mod rpc;
 mod sampler;
@@ -35,6 +37,7 @@ mod server;
 mod ticker;
 mod watches;
 
+pub use notify::Notifier;
 use processes::Selector;
 pub use server::{Listeners, MemoryConnector, RunError, run};
 
@@ -52,6 +55,8 @@ pub struct Options {
     /// Standing watches that it makes at its start; each selector is a rule
     /// ([`check_rule`]).
     pub watches: Vec<v1::Target>,
+    /// Who is told how it fares.
+    pub notifier: Notifier,
 }
 
 /// Fails, with what is wrong, unless the target's selector is a rule: one that
@@ -85,6 +90,7 @@ impl Default for Options {
             limits: Limits::default(),
             detach_when_idle: None,
             watches: Vec::new(),
+            notifier: Notifier::none(),
         }
     }
 }

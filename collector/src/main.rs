@@ -9,13 +9,14 @@ use std::{
     mem,
     path::PathBuf,
     process::ExitCode,
+    thread::available_parallelism,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Parser;
 use netio_collector::{
-    Listeners, Options, doctor,
+    Listeners, Notifier, Options, doctor,
     kernel::Kernel,
     privilege::{self, PrivilegeError},
     probe::{self, HookChoice, ProbeOptions},
@@ -111,17 +112,21 @@ fn collect(mut settings: Settings) -> ExitCode {
         );
     }
     files::allow(files::needed(&settings.options.limits, &settings.listen));
+    match Notifier::from_env() {
+        Ok(notifier) => settings.options.notifier = notifier,
+        Err(error) => return failed(error),
+    }
     // With all privileges, and before the hooks: where another collector listens,
     // this one has no business.
-    let listeners = match bind(&settings.listen) {
+    let listeners = match listen(&settings) {
         Ok(listeners) => listeners,
-        Err(error) => return failed(format_args!("{error:#}")),
+        Err(error) => return failed(error),
     };
     // Before there are other threads.
     if let Err(error) = give_up_privileges(&settings) {
         return failed(error);
     }
-    let runtime = match Runtime::new() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(format_args!("cannot start the runtime: {error}")),
     };
@@ -131,6 +136,15 @@ fn collect(mut settings: Settings) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(format_args!("{error:#}")),
     }
+}
+
+/// With a thread more than may hang: what watches the sampler is not to wait for it.
+fn runtime() -> io::Result<Runtime> {
+    let threads = available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(2))
+        .enable_all()
+        .build()
 }
 
 fn failed(error: impl fmt::Display) -> ExitCode {
@@ -178,26 +192,42 @@ async fn serve(listeners: Listeners, options: Options, hooks: HookChoice) -> any
     Ok(())
 }
 
-fn bind(addresses: &[Address]) -> anyhow::Result<Listeners> {
+/// On the sockets that were handed over; on those of the settings beside, but on the
+/// default one only where there is no other.
+fn listen(settings: &Settings) -> io::Result<Listeners> {
     let mut listeners = Listeners::new();
-    for address in addresses {
+    let inherited = listeners.inherit()?;
+    for address in &inherited {
+        info!("listening on {address}, which was handed over");
+        warn_of_tcp(address);
+    }
+    if settings.listens_by_default && !inherited.is_empty() {
+        return Ok(listeners);
+    }
+    for address in &settings.listen {
         match address {
             Address::Unix(path) => {
                 listeners.bind_unix(path)?;
                 info!("listening on unix://{}", path.display());
             }
             Address::Tcp(address) => {
-                let bound = listeners.bind_tcp(*address)?;
-                info!("listening on tcp://{bound}");
-                warn!(
-                    "every local user may watch over tcp://{bound}, and end what others watch \
-                     over it, since all callers from one address count as one owner: \
-                     only a Unix socket has permissions"
-                );
+                let bound = format!("tcp://{}", listeners.bind_tcp(*address)?);
+                info!("listening on {bound}");
+                warn_of_tcp(&bound);
             }
         }
     }
     Ok(listeners)
+}
+
+fn warn_of_tcp(address: &str) {
+    if address.starts_with("tcp:") {
+        warn!(
+            "every local user may watch over {address}, and end what others watch \
+             over it, since all callers from one address count as one owner: \
+             only a Unix socket has permissions"
+        );
+    }
 }
 
 /// Which hooks are attached was told by attaching them.

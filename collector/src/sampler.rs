@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     hub::Hub,
@@ -31,6 +31,7 @@ use crate::{
 
 mod attachment;
 mod commands;
+mod pulse;
 mod recent;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ mod timed;
 use attachment::Attachment;
 use commands::{Command, Reply};
 pub(crate) use commands::{CommandError, Commands, Order, Vitals};
+pub(crate) use pulse::Pulse;
 use recent::Recent;
 use timed::timed;
 
@@ -53,6 +55,10 @@ const REST: Duration = Duration::from_millis(100);
 /// Why there are no hooks, where attaching them ended by a fault of the collector.
 const FAULT: &str =
     "attaching them ended unexpectedly; this is a defect, see the collector's log and report it";
+
+/// How often it is looked at what takes some system calls to see: which events were
+/// missed, and whether the hooks still count.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The rules that processes are looked for by, newest state only.
 pub(crate) type Rules = Arc<Vec<Rule>>;
@@ -73,6 +79,12 @@ pub(crate) struct Sampler {
     attachment: Attachment,
     /// Watches that wait for the hooks; [`MAX_COMMANDS`] of them at most.
     waiting: Vec<(Order, Reply<WatchId>)>,
+    pulse: watch::Sender<Pulse>,
+    /// Whether the hooks counted when they were looked at last.
+    can_count: bool,
+    /// As of the last look.
+    missed_events: v1::MissedEvents,
+    next_look: Instant,
     instance: v1::CollectorInstance,
     sequence: u64,
     /// Samples of an earlier tick, for their memory.
@@ -89,14 +101,23 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     pub(crate) fn new(
-        watches: Watches,
+        mut watches: Watches,
         clock: Arc<dyn Clock>,
         interval: Duration,
         hub: Arc<Hub>,
         instance: v1::CollectorInstance,
     ) -> (Self, Commands) {
         let (queue, commands) = mpsc::channel(MAX_COMMANDS);
+        let can_count = watches.kernel().info().hook_mode != v1::HookMode::Unspecified;
+        let pulse = Pulse {
+            last_tick: clock.monotonic(),
+            can_count,
+        };
         let mut sampler = Self {
+            pulse: watch::Sender::new(pulse),
+            can_count,
+            missed_events: watches.figures().missed_events,
+            next_look: clock.monotonic() + LOOK_EVERY,
             watches,
             ticker: Ticker::new(Arc::clone(&clock), interval),
             last_reading: clock.monotonic(),
@@ -136,6 +157,11 @@ impl Sampler {
         self.rules.subscribe()
     }
 
+    /// How it fares, as of the last tick.
+    pub(crate) fn pulse(&self) -> watch::Receiver<Pulse> {
+        self.pulse.subscribe()
+    }
+
     /// Runs until it is told to stop, or nobody is left to command it. What it
     /// owns goes with it: the allow-list and the hooks.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
@@ -156,6 +182,7 @@ impl Sampler {
                 () = at(rested) => self.rest(),
                 kernel = self.attachment.attached() => self.attached(kernel),
                 () = at(detach) => self.detach(),
+                () = sleep_until(self.next_look) => self.look(),
                 command = self.commands.recv(), if self.waiting.len() < MAX_COMMANDS => match command {
                     Some(command) => self.handle(command),
                     None => break,
@@ -191,6 +218,7 @@ impl Sampler {
         };
         if let Some(why) = refusal() {
             warn!(%why, watches = waiting.len(), "watches refused");
+            self.can_count = false;
             for (_, reply) in waiting {
                 if let Some(why) = refusal() {
                     let _ = reply.send(Err(why.into()));
@@ -202,6 +230,7 @@ impl Sampler {
             self.watches.change_kernel(kernel);
             self.hand_over_changes();
             self.attachment.use_them();
+            self.can_count = true;
         }
         for (order, reply) in waiting {
             self.make(order, reply);
@@ -232,11 +261,35 @@ impl Sampler {
             instance: Some(self.instance.clone()),
             samples,
             map_full: Some(self.watches.map_full()),
+            missed_events: Some(self.missed_events),
             ticks: 1,
         });
         self.watches.retire(reading);
         self.durations.add(self.clock.monotonic() - reading);
         self.latenesses.add(late);
+        self.pulse.send_replace(Pulse {
+            last_tick: reading,
+            can_count: self.can_count,
+        });
+    }
+
+    /// Half an interval after a tick, so that the next one is not held up.
+    fn look(&mut self) {
+        let between = self.last_reading + LOOK_EVERY + self.ticker.interval() / 2;
+        // Where ticks are rarer than looks, that may be long past.
+        self.next_look = between.max(self.clock.monotonic() + LOOK_EVERY / 2);
+        self.missed_events = self.watches.figures().missed_events;
+        // Hooks that rest are found to count, or not, when they are attached.
+        if !self.attachment.is_attached() {
+            return;
+        }
+        let checked = self.watches.kernel().check();
+        if let Err(why) = &checked
+            && self.can_count
+        {
+            error!(%why, "the hooks do not count any more");
+        }
+        self.can_count = checked.is_ok();
     }
 
     fn rest(&mut self) {

@@ -25,6 +25,7 @@ use crate::{
     enrolment::Enrolment,
     hub::{Hub, HubOptions},
     kernel::Kernel,
+    probe::mode_name,
     processes::{ProcFs, Processes, Selector},
     rpc::Service,
     sampler::Sampler,
@@ -41,6 +42,8 @@ mod io;
 mod listen;
 #[cfg(test)]
 pub(crate) mod rig;
+mod rouse;
+mod self_watch;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -51,6 +54,8 @@ pub(crate) use cork::OpenStream;
 use health::Health;
 pub(crate) use io::Peer;
 pub use listen::{Listeners, MemoryConnector};
+use rouse::Rouser;
+use self_watch::SelfWatch;
 
 /// Connections get this long to close by themselves.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -67,6 +72,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 /// The largest request: a Subscribe with its 1,024 ids has less.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// How often at least the runtime is roused, and at each interval.
+const ROUSE: Duration = Duration::from_secs(1);
 
 /// The owner of the configuration's watches.
 const OWNER: &str = "config";
@@ -90,6 +98,9 @@ pub enum RunError {
     /// The listeners could not be handed to the runtime.
     #[error("cannot listen: {0}")]
     Listen(std::io::Error),
+    /// A thread could not be had.
+    #[error("cannot start a thread: {0}")]
+    Rouse(std::io::Error),
     /// Reflection could not be set up.
     #[error("cannot set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -137,7 +148,8 @@ pub(crate) async fn run_in(
         return Err(RunError::Interval(options.interval));
     }
     let about = about::about(&*kernel, &options).map_err(RunError::BootId)?;
-    let mut health = Health::new(about.hook_mode() != v1::HookMode::Unspecified).await;
+    let mut health = Health::new().await;
+    let _rouser = Rouser::start(options.interval.min(ROUSE)).map_err(RunError::Rouse)?;
 
     // Whatever ends this function, a drop included, stops what it started.
     let stop = shutdown.child_token();
@@ -169,6 +181,7 @@ pub(crate) async fn run_in(
     }
     let enrolment = Enrolment::new(world.processes, commands.clone(), follows_children);
     let discovery = Discovery::new(enrolment.apart(), sampler.rules(), sampler.changes());
+    let pulse = sampler.pulse();
     let mut sampler = tokio::spawn(sampler.run(stop.clone()));
     // It ends by the token, or with the sampler.
     tokio::spawn(discovery.run(stop.clone()));
@@ -176,6 +189,13 @@ pub(crate) async fn run_in(
         () = make_standing(&enrolment, options.watches) => {}
         () = stop.cancelled() => {}
     }
+    let self_watch = SelfWatch {
+        pulse,
+        interval: options.interval,
+        health: health.clone(),
+        notifier: options.notifier,
+        status: format!("counting by {} hooks", mode_name(about.hook_mode())),
+    };
     let service = Service {
         enrolment,
         commands,
@@ -186,6 +206,9 @@ pub(crate) async fn run_in(
     let server = router(service, &health)?
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let mut server = pin!(server);
+    // Whoever connects is served from now on.
+    let told = self_watch.begin().await;
+    let self_watch = tokio::spawn(self_watch.run(told, stop.clone()));
 
     let mut served = None;
     let mut sampled = None;
@@ -201,6 +224,8 @@ pub(crate) async fn run_in(
     stop.cancel();
     drop(streams);
     accepting.shutdown().await;
+    // Tells nothing any more once it has ended.
+    let _ = self_watch.await;
     health.stop().await;
     match served {
         Some(ended) => ended?,

@@ -92,6 +92,11 @@ impl Ticker {
         self.deadline = next_deadline(&*self.clock, self.interval);
     }
 
+    /// The interval that it was made with.
+    pub(crate) fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Deadlines that passed without a tick of their own, since the start.
     pub(crate) fn missed(&self) -> u64 {
         self.missed

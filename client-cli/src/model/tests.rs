@@ -84,6 +84,7 @@ fn message() -> v1::SubscribeResponse {
             nanos: 500,
         }),
         skipped_ticks: 2,
+        missed_events: None,
         instance: Some(v1::CollectorInstance {
             boot_id: String::new(),
             generation: 3,

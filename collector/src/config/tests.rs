@@ -26,6 +26,7 @@ fn defaults() {
     let settings = load(&[], &[], "").unwrap();
     let socket = "/run/netio/collector.sock".into();
     assert_eq!(settings.listen, [Address::Unix(socket)]);
+    assert!(settings.listens_by_default);
     assert_eq!(settings.options.interval, Duration::from_secs(1));
     assert_eq!(settings.options.limits, Limits::default());
     assert_eq!(settings.hooks, HookChoice::Auto);
@@ -134,6 +135,7 @@ fn several_addresses_can_be_given_everywhere() {
     ];
     let flags = ["--listen", "unix:///a", "--listen=tcp://[::1]:5"];
     assert_eq!(load(&flags, &[], "").unwrap().listen, both);
+    assert!(!load(&flags, &[], "").unwrap().listens_by_default);
     let env = [("NETIO_LISTEN", "unix:///a, tcp://[::1]:5,")];
     assert_eq!(load(&[], &env, "").unwrap().listen, both);
     let file = r#"listen = ["unix:///a", "tcp://[::1]:5"]"#;

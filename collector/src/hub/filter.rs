@@ -47,6 +47,7 @@ impl Filter {
             instance: message.instance.clone(),
             samples: Vec::new(),
             map_full: message.map_full,
+            missed_events: message.missed_events,
             ticks: message.ticks,
         };
         let mut bytes = BytesMut::from(head.encode_to_vec().as_slice());

@@ -57,6 +57,10 @@ pub struct State {
     pub fails_to_attach: bool,
     /// Attaching them again takes until it is open.
     pub attaching: Gate,
+    /// Whether the hooks have ceased to count.
+    pub is_deaf: bool,
+    /// What the hooks have missed.
+    pub missed: v1::MissedEvents,
     births: Vec<Birth>,
     changes: Option<mpsc::UnboundedSender<u32>>,
 }
@@ -290,8 +294,15 @@ impl Kernel for FakeKernel {
         Some(Arc::new(move || kernel.attach_again(slots)))
     }
 
+    fn check(&mut self) -> Result<(), AllowError> {
+        if self.with(|state| state.is_deaf) {
+            return Err(AllowError::NotAttached("as the test has it".to_owned()));
+        }
+        Ok(())
+    }
+
     fn missed_events(&self) -> v1::MissedEvents {
-        v1::MissedEvents::default()
+        self.with(|state| state.missed)
     }
 
     fn map_full(&self) -> v1::MapFull {

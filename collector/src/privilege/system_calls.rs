@@ -177,14 +177,18 @@ const IOCTLS: &[u64] = &[
     0x4004_2408, // PERF_EVENT_IOC_SET_BPF
 ];
 
-/// Names of threads and of memory, and how exact timers are.
+/// Names of threads and of memory, how exact timers are, and what the kernel told
+/// at the start.
 const PRCTLS: &[i32] = &[
     libc::PR_SET_NAME,
     libc::PR_GET_NAME,
     libc::PR_SET_TIMERSLACK,
     libc::PR_GET_TIMERSLACK,
     libc::PR_SET_VMA,
+    PR_GET_AUXV,
 ];
+
+const PR_GET_AUXV: i32 = 0x4155_5856;
 
 /// Packet, netlink and other sockets reach further than a connection does.
 const FAMILIES: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];

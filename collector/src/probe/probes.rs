@@ -16,8 +16,11 @@ use netio::v1;
 use netio_abi::{FULL_PROCESSES, FULL_SOCKETS, NO_SLOT, WISH_CHANGES, WISH_TGID};
 
 use super::{
-    AttachError, attach::Attached, attach_again, blind_spots, changes, modes, preemption,
-    self_check, sys,
+    AttachError,
+    attach::Attached,
+    attach_again, blind_spots, changes, modes, preemption,
+    self_check::{PATIENCE, SHORT, Tried, self_check},
+    sys,
 };
 use crate::{
     btf::Btf,
@@ -32,6 +35,8 @@ pub(super) struct Probes {
     attached: Attached,
     pub(super) info: KernelInfo,
     slots: u32,
+    /// Whether a byte over loopback can show that the hooks count.
+    can_try: bool,
 }
 
 impl Probes {
@@ -41,7 +46,11 @@ impl Probes {
         slots: u32,
     ) -> Result<Self, AttachError> {
         let attached = modes::attach(mode, btf, slots)?;
-        self_check::self_check(&attached)?;
+        let mut can_try = true;
+        if let Tried::Impossible(error) = self_check(&attached, PATIENCE)? {
+            tracing::warn!(%error, "the hooks are not tried out: no TCP over loopback");
+            can_try = false;
+        }
         let info = KernelInfo {
             hook_mode: mode,
             programs: attached.programs.clone(),
@@ -54,6 +63,7 @@ impl Probes {
             attached,
             info,
             slots,
+            can_try,
         })
     }
 
@@ -94,6 +104,16 @@ impl Kernel for Probes {
         Some(Arc::new(move || {
             attach_again(mode, slots, follows_children, &attempts)
         }))
+    }
+
+    fn check(&mut self) -> Result<(), AllowError> {
+        if !self.can_try {
+            return Ok(());
+        }
+        // A machine that is too busy to answer in time shows nothing either way.
+        self_check(&self.attached, SHORT)
+            .map(drop)
+            .map_err(|why| AllowError::NotAttached(why.to_string()))
     }
 
     fn missed_events(&self) -> v1::MissedEvents {

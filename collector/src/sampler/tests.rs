@@ -225,3 +225,16 @@ async fn a_stopped_sampler_refuses_commands_and_lets_go_of_the_kernel() {
     let refused = bench.commands.list().await.unwrap_err();
     assert!(matches!(refused, CommandError::ShuttingDown));
 }
+
+#[tokio::test(start_paused = true)]
+async fn missed_events_are_in_the_ticks_soon_after() {
+    let mut bench = bench();
+    let missed = |tick: v1::SubscribeResponse| tick.missed_events.unwrap().recursion;
+    assert_eq!(missed(bench.tick().await), None);
+    bench.kernel.with(|state| state.missed.recursion = Some(5));
+    let mut ticks = 1;
+    while missed(bench.tick().await) != Some(5) {
+        ticks += 1;
+        assert!(ticks <= 12);
+    }
+}

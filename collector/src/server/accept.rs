@@ -41,8 +41,8 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 enum Listener {
     Unix {
         listener: UnixListener,
-        /// Removed with the listener.
-        _file: SocketFile,
+        /// Removed with the listener, if it is its own.
+        _file: Option<SocketFile>,
     },
     Tcp(TcpListener),
     Memory(MemoryListener),

@@ -1,9 +1,9 @@
 //! The standard gRPC health service.
 //!
-//! Tells of the server as a whole ("") that it serves, and of
-//! netio.v1.NetIoService whether it can count, that is, whether hooks are
-//! attached. When the collector stops, those who watch the health are told and
-//! their streams end.
+//! Tells of netio.v1.NetIoService whether it can count: ticks go on, and hooks
+//! count or rest until something is watched. Of the server as a whole ("") it tells
+//! that it serves while ticks go on: without, no call is answered. When the
+//! collector stops, those who watch the health are told and their streams end.
 #![forbid(unsafe_code)]
 
 use netio::v1::net_io_service_server::SERVICE_NAME;
@@ -13,22 +13,38 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
+use super::self_watch::State;
+
 const WHOLE_SERVER: &str = "";
 
+/// Clones tell the same service.
+#[derive(Clone)]
 pub(super) struct Health {
     reporter: HealthReporter,
 }
 
 impl Health {
-    pub(super) async fn new(attached: bool) -> Self {
-        let reporter = HealthReporter::new();
-        let status = if attached {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
+    /// Of a server that has only begun.
+    pub(super) async fn new() -> Self {
+        let health = Self {
+            reporter: HealthReporter::new(),
         };
-        reporter.set_service_status(SERVICE_NAME, status).await;
-        Self { reporter }
+        health.tell(State::Blind).await;
+        health
+    }
+
+    /// Tells how the collector fares.
+    pub(super) async fn tell(&self, state: State) {
+        let of = |serving| match serving {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for (name, serving) in [
+            (WHOLE_SERVER, state != State::Stalled),
+            (SERVICE_NAME, state == State::Fine),
+        ] {
+            self.reporter.set_service_status(name, of(serving)).await;
+        }
     }
 
     pub(super) fn service(&self) -> HealthServer<HealthService> {

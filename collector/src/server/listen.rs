@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::unix::{SocketFile, listen_at};
+use crate::inherited::{self, Inherited};
 
 /// Bytes that an in-memory connection holds in each direction.
 const MEMORY_BUFFER: usize = 64 * 1024;
@@ -35,7 +36,8 @@ pub(super) type MemoryListener = mpsc::Receiver<DuplexStream>;
 
 /// Bound listeners, to be served by [`crate::run`]. Dropping them closes them.
 pub struct Listeners {
-    pub(super) unix: Vec<(SocketFile, UnixListener)>,
+    /// Each with its file, if that is its own.
+    pub(super) unix: Vec<(Option<SocketFile>, UnixListener)>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) memory: Vec<MemoryListener>,
     /// What a peer gets to begin to speak; tests make do with less.
@@ -63,28 +65,45 @@ impl Listeners {
     /// for its owner and group. Makes the folder if it is missing, replaces the
     /// file of a collector that is dead, refuses that of one that is alive.
     pub fn bind_unix(&mut self, path: &Path) -> io::Result<()> {
-        self.unix.push(listen_at(path)?);
+        let (file, listener) = listen_at(path)?;
+        self.unix.push((Some(file), listener));
         Ok(())
     }
 
     /// Listens on a TCP address of this host's loopback and tells which port it
     /// got (ask for 0 to have one chosen).
     pub fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        if !address.ip().to_canonical().is_loopback() {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!(
-                    "cannot listen on {address}: without TLS only loopback addresses are allowed, \
-                     since anybody who reaches the port could watch; use 127.0.0.1 or [::1], or a Unix socket"
-                ),
-            ));
-        }
+        only_loopback(address)?;
         let explain = |why| io::Error::other(format!("cannot listen on {address}: {why}"));
         let listener = TcpListener::bind(address).map_err(explain)?;
         listener.set_nonblocking(true)?;
         let bound = listener.local_addr()?;
         self.tcp.push(listener);
         Ok(bound)
+    }
+
+    /// Listens on the sockets that a service manager has made and handed over, if it
+    /// has (`LISTEN_FDS`), and tells their addresses. Their files and permissions are
+    /// the manager's. Once, before this process opens other descriptors.
+    pub fn inherit(&mut self) -> io::Result<Vec<String>> {
+        let mut addresses = Vec::new();
+        for socket in inherited::take()? {
+            match socket {
+                Inherited::Unix(listener) => {
+                    let address = listener.local_addr()?;
+                    let path = address.as_pathname().unwrap_or(Path::new("?"));
+                    addresses.push(format!("unix://{}", path.display()));
+                    self.unix.push((None, listener));
+                }
+                Inherited::Tcp(listener) => {
+                    let address = listener.local_addr()?;
+                    only_loopback(address)?;
+                    addresses.push(format!("tcp://{address}"));
+                    self.tcp.push(listener);
+                }
+            }
+        }
+        Ok(addresses)
     }
 
     /// Listens to this process itself.
@@ -97,6 +116,20 @@ impl Listeners {
     pub(super) fn is_empty(&self) -> bool {
         self.unix.is_empty() && self.tcp.is_empty() && self.memory.is_empty()
     }
+}
+
+/// Without encryption and proof of identity, nobody else may reach it.
+fn only_loopback(address: SocketAddr) -> io::Result<()> {
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "cannot listen on {address}: without TLS only loopback addresses are allowed, \
+             since anybody who reaches the port could watch; use 127.0.0.1 or [::1], or a Unix socket"
+        ),
+    ))
 }
 
 /// Connects to the collector in the same process.

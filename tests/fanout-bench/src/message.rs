@@ -62,6 +62,10 @@ pub(crate) fn message(time: Duration, sequence: u64, watches: u32) -> v1::Subscr
             .map(|watch| sample(format!("w-{watch}"), sequence))
             .collect(),
         map_full: Some(v1::MapFull::default()),
+        missed_events: Some(v1::MissedEvents {
+            recursion: Some(0),
+            kretprobe: Some(0),
+        }),
         ticks: 1,
         ..Default::default()
     }
