@@ -80,9 +80,9 @@ impl fmt::Display for Report {
                 Status::Warn => "warn",
                 Status::Fail => "FAIL",
             };
-            writeln!(f, "{mark}  {:<16} {}", check.name, check.detail)?;
+            writeln!(f, "{mark}  {:<19} {}", check.name, check.detail)?;
             if let Some(remedy) = &check.remedy {
-                writeln!(f, "{:24}-> {remedy}", "")?;
+                writeln!(f, "{:27}-> {remedy}", "")?;
             }
         }
         writeln!(f)?;
@@ -148,8 +148,11 @@ mod tests {
             ],
         };
         let text = report.to_string();
-        assert!(text.contains("ok    kernel           6.1.0\n"), "{text}");
-        assert!(text.contains("FAIL  BTF              absent\n"), "{text}");
+        assert!(text.contains("ok    kernel              6.1.0\n"), "{text}");
+        assert!(
+            text.contains("FAIL  BTF                 absent\n"),
+            "{text}"
+        );
         assert!(text.contains("-> get a kernel with it\n"), "{text}");
         assert!(text.ends_with("see the remedies above"), "{text}");
     }

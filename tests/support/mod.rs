@@ -122,14 +122,19 @@ impl Collector {
     }
 
     pub fn start_program(program: &Path, arguments: &[&str]) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
+        let mut command = Command::new(program);
+        command.args(arguments).env("NETIO_LOG", "warn");
+        Self::start_command(command, tempfile::tempdir()?)
+    }
+
+    /// By a command that takes the collector's arguments; with its socket in this
+    /// folder.
+    pub fn start_command(mut command: Command, directory: TempDir) -> Result<Self> {
         let socket = directory.path().join("collector.sock");
-        let process = Command::new(program)
+        let process = command
             .arg("--listen")
             .arg(format!("unix://{}", socket.display()))
-            .args(arguments)
             .env_remove("NETIO_CONFIG")
-            .env("NETIO_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()?;
         let mut collector = Self {
@@ -164,6 +169,11 @@ impl Collector {
 
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// The collector itself.
+    pub fn process(&self) -> &Child {
+        &self.process
     }
 
     /// What `--endpoint` takes.

@@ -2,14 +2,10 @@
 
 use std::{fs, io, path::Path};
 
-use rustix::{
-    process::geteuid,
-    thread::{CapabilitySet, capabilities},
-};
-
 use super::{Check, Status};
 use crate::{
     btf::KERNEL_BTF,
+    privilege::{self, Held, Need},
     probe::{pid_namespace, preemption_is_full, tracefs},
 };
 
@@ -18,10 +14,10 @@ pub(super) const PID_NAMESPACE: &str = "pid namespace";
 
 /// All facts.
 pub(super) fn all() -> Vec<Check> {
-    vec![
-        kernel(),
-        btf(),
-        capability_set(),
+    let mut checks = vec![kernel(), btf()];
+    checks.extend(capability_checks());
+    checks.extend([
+        seccomp(),
         lockdown(),
         preemption(),
         unprivileged_bpf(),
@@ -29,7 +25,8 @@ pub(super) fn all() -> Vec<Check> {
         tracefs_mounted(),
         bpffs_mounted(),
         pids(),
-    ]
+    ]);
+    checks
 }
 
 /// Its programs need helpers of 5.11 and a hook of 5.12.
@@ -75,37 +72,47 @@ fn btf() -> Check {
     }
 }
 
-fn capability_set() -> Check {
-    let name = "capabilities";
-    let effective = match capabilities(None) {
-        Ok(sets) => sets.effective,
-        Err(error) => return Check::new(name, Status::Warn, format!("unknown: {error}")),
+/// One check for each capability that is of use, with what its absence costs.
+fn capability_checks() -> Vec<Check> {
+    match privilege::held() {
+        Ok(held) => privilege::NEEDS
+            .iter()
+            .map(|need| capability(held, need))
+            .collect(),
+        Err(error) => vec![Check::new(
+            "capabilities",
+            Status::Warn,
+            format!("unknown: {error}"),
+        )],
+    }
+}
+
+fn capability(held: Held, need: &Need) -> Check {
+    let status = match (held.has(need), need.vital) {
+        (true, _) => {
+            return Check::new(need.name, Status::Ok, format!("here: it {}", need.purpose));
+        }
+        (false, true) => Status::Fail,
+        (false, false) => Status::Warn,
     };
-    let wanted = [
-        (CapabilitySet::BPF, "CAP_BPF", "loading programs"),
-        (CapabilitySet::PERFMON, "CAP_PERFMON", "attaching them"),
-    ];
-    let missing: Vec<String> = wanted
-        .iter()
-        .filter(|(capability, ..)| {
-            !effective.contains(*capability) && !effective.contains(CapabilitySet::SYS_ADMIN)
-        })
-        .map(|(_, name, why)| format!("{name} (for {why})"))
-        .collect();
-    if missing.is_empty() {
-        let who = if geteuid().is_root() {
-            "root"
-        } else {
-            "not root"
-        };
-        Check::new(name, Status::Ok, format!("CAP_BPF and CAP_PERFMON ({who})"))
-    } else {
-        Check::new(
-            name,
-            Status::Fail,
-            format!("missing: {}", missing.join(", ")),
+    let detail = format!("missing: without it, {}", need.cost);
+    Check::new(need.name, status, detail)
+        .remedy("run as root (sudo), or grant it to the service (AmbientCapabilities= of its unit)")
+}
+
+fn seccomp() -> Check {
+    match sysctl("kernel/seccomp/actions_avail") {
+        Some(actions) if actions.split_ascii_whitespace().any(|it| it == "errno") => {
+            Check::new("seccomp", Status::Ok, "system calls can be filtered")
+        }
+        _ => Check::new(
+            "seccomp",
+            Status::Warn,
+            "this kernel cannot filter system calls",
         )
-        .remedy("run as root (sudo), or grant these capabilities to the service")
+        .remedy(
+            "start the collector with --no-seccomp, or use a kernel with CONFIG_SECCOMP_FILTER",
+        ),
     }
 }
 
@@ -180,7 +187,7 @@ fn tracefs_mounted() -> Check {
             format!("{error} (the kprobe mode needs it)"),
         )
         .remedy(if error.kind() == io::ErrorKind::PermissionDenied {
-            "run as root"
+            "run as root; another user needs CAP_DAC_OVERRIDE too, and --hooks kprobe, which keeps it"
         } else {
             "mount -t tracefs nodev /sys/kernel/tracing"
         }),
@@ -219,6 +226,29 @@ fn pids() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_capability_tells_what_it_costs() {
+        let checks = capability_checks();
+        let names: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
+        let all = [
+            "CAP_BPF",
+            "CAP_PERFMON",
+            "CAP_SYS_PTRACE",
+            "CAP_DAC_READ_SEARCH",
+        ];
+        assert_eq!(names, all);
+        let held = Held::none();
+        let told: Vec<_> = privilege::NEEDS
+            .iter()
+            .map(|need| capability(held, need))
+            .collect();
+        assert!(told.iter().all(|check| check.remedy.is_some()));
+        assert_eq!(told[0].status, Status::Fail);
+        assert!(told[0].detail.contains("nothing can be counted"));
+        assert_eq!(told[3].status, Status::Warn);
+        assert!(told[3].detail.contains("by port"), "{}", told[3].detail);
+    }
 
     #[test]
     fn reads_versions() {

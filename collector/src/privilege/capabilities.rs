@@ -80,6 +80,12 @@ pub fn held() -> Result<Held, PrivilegeError> {
 }
 
 impl Held {
+    /// Nothing.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(CapabilitySet::empty())
+    }
+
     /// Whether it has what a need asks for, or something wider.
     pub fn has(self, need: &Need) -> bool {
         self.0.contains(need.capability)

@@ -1,0 +1,371 @@
+//! The collector as a service: without root, in the unit that is shipped, told of by
+//! notifications, on sockets that were handed over.
+
+mod support;
+
+use std::{
+    fs, io,
+    net::{TcpListener, TcpStream},
+    os::unix::net::{UnixDatagram, UnixStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use netio::v1::{
+    GetCollectorInfoRequest, Target, WatchRequest, net_io_service_client::NetIoServiceClient,
+};
+use support::{
+    Collector, PATIENCE, Result, binary, connection, file, lacks_kernel, next_tick, request,
+    settled, skip, subscribe, transfer, unwatch, wait,
+};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+
+/// One test at a time: what this process sends is counted.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Nobody in particular.
+const UID: &str = "65534";
+
+/// Any program of this name.
+fn lacks(program: &'static str) -> Option<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&path);
+    (!folders.any(|folder| folder.join(program).exists())).then_some(program)
+}
+
+/// What the shipped unit says of a setting, all lines of it.
+fn unit(setting: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file("packaging/systemd/netio-collector.service"))?;
+    let values: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(setting)?.strip_prefix('='))
+        .map(str::to_owned)
+        .collect();
+    assert!(!values.is_empty(), "the unit says nothing of {setting}");
+    Ok(values)
+}
+
+/// A folder that everybody may use, which a path of the socket needs.
+fn open_folder() -> Result<TempDir> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
+    Ok(folder)
+}
+
+/// Runs a program as another user with these capabilities, as the unit has it.
+fn with_capabilities(capabilities: &[String]) -> Command {
+    let mut list = "-all".to_owned();
+    for capability in capabilities {
+        let name = capability.trim_start_matches("CAP_").to_lowercase();
+        list.push_str(&format!(",+{name}"));
+    }
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid",
+        UID,
+        "--regid",
+        UID,
+        "--clear-groups",
+        "--no-new-privs",
+    ]);
+    for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+        command.args([set, &list]);
+    }
+    command.arg("--").arg(binary("netio-collector"));
+    command.env_remove("NETIO_CONFIG").env("NETIO_LOG", "info");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn status_of(process: &Child) -> Result<Vec<String>> {
+    // Each thread has capabilities of its own.
+    let mut all = Vec::new();
+    for task in fs::read_dir(format!("/proc/{}/task", process.id()))? {
+        all.push(fs::read_to_string(task?.path().join("status"))?);
+    }
+    Ok(all)
+}
+
+/// The bits of a set of capabilities.
+fn bits(status: &str, key: &str) -> Result<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    Ok(u64::from_str_radix(
+        line.ok_or("no such line")?.trim_start_matches(':').trim(),
+        16,
+    )?)
+}
+
+const DAC_READ_SEARCH: u64 = 1 << 2;
+const SYS_PTRACE: u64 = 1 << 19;
+const PERFMON: u64 = 1 << 38;
+const BPF: u64 = 1 << 39;
+
+/// No thread has more than is needed, nor ever can.
+fn assert_confined(process: &Child, capabilities: u64) -> Result {
+    let threads = status_of(process)?;
+    assert!(threads.len() > 2);
+    for status in threads {
+        assert_eq!(bits(&status, "CapEff")?, capabilities, "{status}");
+        assert_eq!(bits(&status, "CapPrm")?, capabilities, "{status}");
+        assert_eq!(bits(&status, "CapInh")?, 0, "{status}");
+        assert_eq!(bits(&status, "CapAmb")?, 0, "{status}");
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+        assert!(status.contains("Seccomp:\t2\n"), "{status}");
+    }
+    Ok(())
+}
+
+/// Everything that a collector is for: watches by pid, port and name, children, and
+/// to attach again, on processes of another user.
+async fn assert_it_counts(socket: &Path) -> Result {
+    let endpoint = format!("unix://{}", socket.display());
+    let mut client = NetIoServiceClient::connect(endpoint).await?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let executable = std::env::current_exe()?.display().to_string();
+    for target in [
+        Target::pid(std::process::id()),
+        Target::port(port),
+        Target::name(executable),
+    ] {
+        let what = format!("{target:?}");
+        let target = target.following_children(true);
+        let watch = request(&mut client, WatchRequest::new(target)).await?;
+        let mut ticks = subscribe(&mut client, &watch).await?;
+        transfer(&mut connection()?, 4711)?;
+        let child = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf hello >&3");
+        let mut child = Command::new("bash").args(["-c", &child]).spawn()?;
+        let (mut from_child, _) = listener.accept()?;
+        assert_eq!(io::copy(&mut from_child, &mut io::sink())?, 5);
+        wait(&mut child, PATIENCE)?;
+        let sample = settled(&mut ticks).await?;
+        // The stream itself goes over a Unix socket, and is not counted.
+        let counted = (sample.sent_bytes_total, sample.received_bytes_total);
+        assert_eq!(counted, (4716, 4716), "{what}");
+        unwatch(&mut client, &watch).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn root_is_given_up_and_everything_works_without() -> Result {
+    let _alone = ALONE.lock().await;
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&["--detach-when-idle", "1s"])?;
+    let needed = BPF | PERFMON | SYS_PTRACE | DAC_READ_SEARCH;
+    assert_confined(collector.process(), needed)?;
+    for status in status_of(collector.process())? {
+        assert_eq!(bits(&status, "CapBnd")?, 0, "{status}");
+    }
+    assert_it_counts(&collector.socket).await?;
+    // Long enough for the hooks to be let go of.
+    sleep(Duration::from_secs(3));
+    assert_it_counts(&collector.socket).await
+}
+
+#[test]
+fn privileges_are_kept_where_that_is_wished() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&["--keep-privileges", "--no-seccomp"])?;
+    let own = fs::read_to_string("/proc/self/status")?;
+    for status in status_of(collector.process())? {
+        assert_eq!(bits(&status, "CapEff")?, bits(&own, "CapEff")?);
+        assert!(status.contains("Seccomp:\t0\n"), "{status}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_user_with_the_units_capabilities_counts_everything() -> Result {
+    let _alone = ALONE.lock().await;
+    if skip(lacks_kernel().or(lacks("setpriv"))) {
+        return Ok(());
+    }
+    let capabilities = unit("AmbientCapabilities")?.concat();
+    assert_eq!(unit("CapabilityBoundingSet")?.concat(), capabilities);
+    let capabilities: Vec<_> = capabilities.split(' ').map(str::to_owned).collect();
+    let folder = open_folder()?;
+    let collector = Collector::start_command(with_capabilities(&capabilities), folder)?;
+    let status = status_of(collector.process())?.remove(0);
+    assert!(status.contains(&format!("Uid:\t{UID}")), "{status}");
+    let needed = BPF | PERFMON | SYS_PTRACE | DAC_READ_SEARCH;
+    assert_confined(collector.process(), needed)?;
+    assert_it_counts(&collector.socket).await
+}
+
+#[test]
+fn what_is_missing_is_told_at_the_start_and_by_doctor() -> Result {
+    if skip(lacks_kernel().or(lacks("setpriv"))) {
+        return Ok(());
+    }
+    let doctor = with_capabilities(&[]).arg("doctor").output()?;
+    let told = String::from_utf8(doctor.stdout)?;
+    assert!(!doctor.status.success());
+    let folder = open_folder()?;
+    let log = folder.path().join("log");
+    let mut command = with_capabilities(&[]);
+    command.stderr(fs::File::create(&log)?);
+    let mut collector = Collector::start_command(command, folder)?;
+    collector.terminate()?;
+    let log = fs::read_to_string(&log)?;
+    for capability in [
+        "CAP_BPF",
+        "CAP_PERFMON",
+        "CAP_SYS_PTRACE",
+        "CAP_DAC_READ_SEARCH",
+    ] {
+        assert!(log.contains(&format!("{capability} is missing")), "{log}");
+        let mut lines = told.lines().filter(|line| line.contains(capability));
+        assert!(lines.any(|line| line.contains("missing")), "{told}");
+    }
+    assert!(told.contains("no process is found by port"), "{told}");
+    Ok(())
+}
+
+/// A service manager's socket.
+struct Manager {
+    socket: UnixDatagram,
+    folder: TempDir,
+}
+
+impl Manager {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let socket = UnixDatagram::bind(folder.path().join("notify"))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { socket, folder })
+    }
+
+    fn next(&self) -> Result<String> {
+        let mut buffer = [0; 1024];
+        let length = self.socket.recv(&mut buffer)?;
+        Ok(String::from_utf8(buffer[..length].to_vec())?)
+    }
+}
+
+#[tokio::test]
+async fn a_service_manager_hears_when_it_counts_and_that_it_lives() -> Result {
+    let _alone = ALONE.lock().await;
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let manager = Manager::new()?;
+    let mut command = Command::new(binary("netio-collector"));
+    command.env("NOTIFY_SOCKET", manager.folder.path().join("notify"));
+    command.env("WATCHDOG_USEC", "2000000");
+    let mut collector = Collector::start_command(command, tempfile::tempdir()?)?;
+
+    let ready = manager.next()?;
+    assert!(ready.starts_with("READY=1\nSTATUS=counting by "), "{ready}");
+    // Not before: it is attached now.
+    let mut client = collector.connect().await?;
+    let info = client
+        .get_collector_info(GetCollectorInfoRequest {})
+        .await?;
+    let info = info.into_inner().info.ok_or("no info")?;
+    assert!(!info.programs.is_empty());
+    let begin = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(manager.next()?, "WATCHDOG=1");
+    }
+    // A queue may have held some of them.
+    assert!(begin.elapsed() < Duration::from_secs(2) * 6);
+
+    assert!(collector.terminate()?.success());
+    loop {
+        let word = manager.next()?;
+        if word != "WATCHDOG=1" {
+            assert_eq!(word, "STOPPING=1\nSTATUS=stopping");
+            return Ok(());
+        }
+    }
+}
+
+#[tokio::test]
+async fn sockets_that_are_handed_over_are_served_and_left() -> Result {
+    let _alone = ALONE.lock().await;
+    if skip(lacks_kernel().or(lacks("systemd-socket-activate"))) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("handed.sock");
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let address = format!("127.0.0.1:{port}");
+    let mut collector = Command::new("systemd-socket-activate")
+        .arg("--listen")
+        .arg(&path)
+        .args(["--listen", &address])
+        .arg(binary("netio-collector"))
+        .env_remove("NETIO_LISTEN")
+        .env_remove("NETIO_CONFIG")
+        .stdin(Stdio::null())
+        .spawn()?;
+    let begin = Instant::now();
+    while UnixStream::connect(&path).is_err() {
+        assert!(begin.elapsed() < PATIENCE, "nobody listens");
+        sleep(Duration::from_millis(50));
+    }
+    // Whoever connects starts it, and waits.
+    for endpoint in [
+        format!("unix://{}", path.display()),
+        format!("http://{address}"),
+    ] {
+        let mut client = NetIoServiceClient::connect(endpoint).await?;
+        let watch = request(
+            &mut client,
+            WatchRequest::new(Target::pid(std::process::id())),
+        );
+        let watch = watch.await?;
+        let mut ticks = subscribe(&mut client, &watch).await?;
+        assert_eq!(next_tick(&mut ticks).await?.samples.len(), 1);
+    }
+    support::signal(&collector, rustix::process::Signal::TERM)?;
+    assert!(wait(&mut collector, PATIENCE)?.success());
+    assert!(path.exists(), "the manager's file is not ours to remove");
+    assert!(TcpStream::connect(address).is_err());
+    Ok(())
+}
+
+#[test]
+fn the_unit_is_sound_and_exposes_little() -> Result {
+    if skip(lacks("systemd-analyze")) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let collector = binary("netio-collector");
+    let names = ["netio-collector.service", "netio-collector.socket"];
+    for name in names {
+        let text = fs::read_to_string(file("packaging/systemd").join(name))?;
+        // Where it is installed, there is nothing here.
+        let text = text.replace("/usr/bin/netio-collector", &collector.display().to_string());
+        fs::write(folder.path().join(name), text)?;
+    }
+    let units = names.map(|name| folder.path().join(name));
+    let verified = Command::new("systemd-analyze")
+        .arg("verify")
+        .args(&units)
+        .output()?;
+    let said = String::from_utf8(verified.stderr)?;
+    assert!(verified.status.success() && said.is_empty(), "{said}");
+
+    let exposed = Command::new("systemd-analyze")
+        .args(["security", "--no-pager", "--offline=true"])
+        .arg(&units[0])
+        .output()?;
+    let said = String::from_utf8(exposed.stdout)?;
+    let line = said
+        .lines()
+        .find(|line| line.contains("Overall exposure level"));
+    let level = line.and_then(|line| line.split(": ").nth(1)?.split(' ').next());
+    let level: f64 = level.ok_or("no level")?.parse()?;
+    assert!(level < 2.5, "{level}: {said}");
+    Ok(())
+}
