@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::{TcpListener, TcpStream},
     os::unix::net::{UnixDatagram, UnixStream},
@@ -367,5 +368,91 @@ fn the_unit_is_sound_and_exposes_little() -> Result {
     let level = line.and_then(|line| line.split(": ").nth(1)?.split(' ').next());
     let level: f64 = level.ok_or("no level")?.parse()?;
     assert!(level < 2.5, "{level}: {said}");
+    Ok(())
+}
+
+/// The names of the calls that a filter of systemd's allows, sets expanded.
+fn expand(names: &str) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for name in names.split_ascii_whitespace() {
+        if !name.starts_with('@') {
+            all.insert(name.to_owned());
+            continue;
+        }
+        let told = Command::new("systemd-analyze")
+            .args(["syscall-filter", name])
+            .output()?;
+        let told = String::from_utf8(told.stdout)?;
+        let members = told.lines().skip(1).map(str::trim);
+        for member in members.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            all.extend(expand(member)?);
+        }
+    }
+    Ok(all)
+}
+
+/// What the unit allows.
+fn allowed_by_unit() -> Result<BTreeSet<String>> {
+    let mut allowed = expand("@default")?;
+    for line in unit("SystemCallFilter")? {
+        match line.strip_prefix('~') {
+            Some(names) => {
+                let denied = expand(names)?;
+                allowed.retain(|name| !denied.contains(name));
+            }
+            None => allowed.extend(expand(&line)?),
+        }
+    }
+    Ok(allowed)
+}
+
+#[tokio::test]
+async fn no_call_that_it_makes_is_refused_here_or_by_the_unit() -> Result {
+    let _alone = ALONE.lock().await;
+    let lacking = lacks_kernel()
+        .or(lacks("strace"))
+        .or(lacks("systemd-analyze"));
+    if skip(lacking) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let trace = folder.path().join("trace");
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-qq", "-e", "signal=none", "-o"])
+        .arg(&trace);
+    command.arg(binary("netio-collector"));
+    let mut collector = Collector::start_command(command, folder)?;
+    assert_it_counts(&collector.socket).await?;
+    // Past the first look at missed events.
+    sleep(Duration::from_secs(11));
+    // strace ends with what it traces, and passes its signal on to nobody.
+    let children = format!("/proc/{0}/task/{0}/children", collector.pid());
+    let traced = fs::read_to_string(children)?.trim().parse()?;
+    let traced = rustix::process::Pid::from_raw(traced).ok_or("no pid")?;
+    rustix::process::kill_process(traced, rustix::process::Signal::TERM)?;
+    assert!(collector.end()?.success());
+
+    let text = fs::read_to_string(&trace)?;
+    let allowed = allowed_by_unit()?;
+    let mut seen = BTreeSet::new();
+    for line in text.lines() {
+        // "PID call(...) = ..." or "PID <... call resumed>...".
+        let Some((_, call)) = line.split_once(' ') else {
+            continue;
+        };
+        let call = call.trim_start().trim_start_matches("<... ");
+        let name: String = call
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect();
+        let refused = line.contains("= -1 ENOSYS");
+        assert!(!refused || name == "clone3", "{line}");
+        seen.insert(name);
+    }
+    assert!(seen.contains("bpf") && seen.contains("accept4"), "{seen:?}");
+    for name in seen.iter().filter(|name| !name.is_empty()) {
+        assert!(allowed.contains(name), "the unit refuses {name}");
+    }
     Ok(())
 }

@@ -117,6 +117,16 @@ const TESTS: &[Need] = &[
         remedy: Remedy::Apt("redis-tools"),
     },
     Need {
+        evidence: &["systemd-analyze"],
+        why: "checks the unit, and hands sockets over",
+        remedy: Remedy::Apt("systemd"),
+    },
+    Need {
+        evidence: &["strace"],
+        why: "shows whether a system call is refused",
+        remedy: Remedy::Apt("strace"),
+    },
+    Need {
         evidence: &["python3", "-c", "import ensurepip, venv"],
         why: "a client that is not ours",
         remedy: Remedy::Apt("python3-venv"),
