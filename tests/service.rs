@@ -9,7 +9,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::net::{UnixDatagram, UnixStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -82,10 +82,10 @@ fn with_capabilities(capabilities: &[String]) -> Command {
     command
 }
 
-fn status_of(process: &Child) -> Result<Vec<String>> {
+fn status_of(pid: u32) -> Result<Vec<String>> {
     // Each thread has capabilities of its own.
     let mut all = Vec::new();
-    for task in fs::read_dir(format!("/proc/{}/task", process.id()))? {
+    for task in fs::read_dir(format!("/proc/{}/task", pid))? {
         all.push(fs::read_to_string(task?.path().join("status"))?);
     }
     Ok(all)
@@ -106,8 +106,8 @@ const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
 /// No thread has more than is needed, nor ever can.
-fn assert_confined(process: &Child, capabilities: u64) -> Result {
-    let threads = status_of(process)?;
+fn assert_confined(pid: u32, capabilities: u64) -> Result {
+    let threads = status_of(pid)?;
     assert!(threads.len() > 2);
     for status in threads {
         assert_eq!(bits(&status, "CapEff")?, capabilities, "{status}");
@@ -160,8 +160,8 @@ async fn root_is_given_up_and_everything_works_without() -> Result {
     }
     let collector = Collector::start(&["--detach-when-idle", "1s"])?;
     let needed = BPF | PERFMON | SYS_PTRACE | DAC_READ_SEARCH;
-    assert_confined(collector.process(), needed)?;
-    for status in status_of(collector.process())? {
+    assert_confined(collector.pid(), needed)?;
+    for status in status_of(collector.pid())? {
         assert_eq!(bits(&status, "CapBnd")?, 0, "{status}");
     }
     assert_it_counts(&collector.socket).await?;
@@ -177,7 +177,7 @@ fn privileges_are_kept_where_that_is_wished() -> Result {
     }
     let collector = Collector::start(&["--keep-privileges", "--no-seccomp"])?;
     let own = fs::read_to_string("/proc/self/status")?;
-    for status in status_of(collector.process())? {
+    for status in status_of(collector.pid())? {
         assert_eq!(bits(&status, "CapEff")?, bits(&own, "CapEff")?);
         assert!(status.contains("Seccomp:\t0\n"), "{status}");
     }
@@ -195,10 +195,10 @@ async fn another_user_with_the_units_capabilities_counts_everything() -> Result 
     let capabilities: Vec<_> = capabilities.split(' ').map(str::to_owned).collect();
     let folder = open_folder()?;
     let collector = Collector::start_command(with_capabilities(&capabilities), folder)?;
-    let status = status_of(collector.process())?.remove(0);
+    let status = status_of(collector.pid())?.remove(0);
     assert!(status.contains(&format!("Uid:\t{UID}")), "{status}");
     let needed = BPF | PERFMON | SYS_PTRACE | DAC_READ_SEARCH;
-    assert_confined(collector.process(), needed)?;
+    assert_confined(collector.pid(), needed)?;
     assert_it_counts(&collector.socket).await
 }
 

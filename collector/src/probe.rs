@@ -39,6 +39,7 @@ mod probes;
 mod self_check;
 mod sys;
 
+pub(crate) use choice::may_use_kprobes;
 pub use choice::{HookChoice, mode_name};
 use error::AttachError;
 pub(crate) use kretprobe::tracefs;

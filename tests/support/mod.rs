@@ -171,11 +171,6 @@ impl Collector {
         self.process.id()
     }
 
-    /// The collector itself.
-    pub fn process(&self) -> &Child {
-        &self.process
-    }
-
     /// What `--endpoint` takes.
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
@@ -192,6 +187,11 @@ impl Collector {
     /// Sends SIGTERM and waits for the end.
     pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
         self.signal(rustix::process::Signal::TERM)?;
+        self.end()
+    }
+
+    /// Waits for its end.
+    pub fn end(&mut self) -> Result<std::process::ExitStatus> {
         wait(&mut self.process, PATIENCE)
     }
 }

@@ -164,12 +164,14 @@ fn unprivileged_bpf() -> Check {
 }
 
 fn perf_paranoid() -> Check {
+    let name = "perf_paranoid";
     let value = sysctl("kernel/perf_event_paranoid").unwrap_or_else(|| "no such sysctl".to_owned());
-    Check::new(
-        "perf_paranoid",
-        Status::Ok,
-        format!("{value} (CAP_PERFMON overrides it)"),
-    )
+    let meaning = match value.parse::<i32>() {
+        // Debian's and Ubuntu's kernels know these levels.
+        Ok(3..) => "the kprobe mode, and none else, needs CAP_SYS_ADMIN here",
+        _ => "CAP_PERFMON overrides it",
+    };
+    Check::new(name, Status::Ok, format!("{value} ({meaning})"))
 }
 
 fn sysctl(name: &str) -> Option<String> {

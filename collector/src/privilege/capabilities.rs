@@ -2,7 +2,7 @@
 //! rest is given up.
 #![forbid(unsafe_code)]
 
-use std::fmt;
+use std::{fmt, fs};
 
 use rustix::{
     io::Errno,
@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::PrivilegeError;
-use crate::probe::HookChoice;
+use crate::probe::{HookChoice, may_use_kprobes};
 
 /// A capability that the collector has a use for.
 #[derive(Debug)]
@@ -99,10 +99,9 @@ impl Held {
         NEEDS.iter().filter(move |need| !self.has(need))
     }
 
-    /// What it keeps of it. Somebody who is not root can write to tracefs with
-    /// CAP_DAC_OVERRIDE only, which is kept if that mode was asked for by name.
-    fn kept(self, hooks: HookChoice, is_root: bool) -> CapabilitySet {
-        let mut kept = CapabilitySet::empty();
+    /// What it keeps of it, `beside` included.
+    fn kept(self, beside: CapabilitySet) -> CapabilitySet {
+        let mut kept = self.0 & beside;
         for need in &NEEDS {
             if self.0.contains(need.capability) {
                 kept |= need.capability;
@@ -110,11 +109,27 @@ impl Held {
                 kept |= self.0 & wider;
             }
         }
-        if hooks == HookChoice::Kprobe && !is_root {
-            kept |= self.0 & CapabilitySet::DAC_OVERRIDE;
-        }
         kept
     }
+}
+
+/// What kprobes need beside: who is not root cannot write to tracefs without
+/// CAP_DAC_OVERRIDE; and Debian's and Ubuntu's kernels, where
+/// `kernel.perf_event_paranoid` is 3 or more, leave perf events to CAP_SYS_ADMIN.
+fn for_kprobes(is_root: bool, perf_event_paranoid: Option<i32>) -> CapabilitySet {
+    let mut needed = CapabilitySet::empty();
+    if !is_root {
+        needed |= CapabilitySet::DAC_OVERRIDE;
+    }
+    if perf_event_paranoid.is_some_and(|level| level > 2) {
+        needed |= CapabilitySet::SYS_ADMIN;
+    }
+    needed
+}
+
+fn perf_event_paranoid() -> Option<i32> {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    level.trim().parse().ok()
 }
 
 /// The names, as in "CAP_BPF, CAP_PERFMON".
@@ -142,12 +157,18 @@ impl fmt::Display for Held {
     }
 }
 
-/// Gives up every capability but those of [`NEEDS`], and that any could be had
+/// Gives up every capability but those of [`NEEDS`] and what kprobes need beside,
+/// where they may be used; and that any could be had
 /// again: those that are kept could not be passed on to another program either.
 /// Tells what is kept. Called while this is the only thread: capabilities are each
 /// thread's own.
 pub fn drop_capabilities(hooks: HookChoice) -> Result<Held, PrivilegeError> {
-    let kept = held()?.kept(hooks, geteuid().is_root());
+    let beside = if may_use_kprobes(hooks) {
+        for_kprobes(geteuid().is_root(), perf_event_paranoid())
+    } else {
+        CapabilitySet::empty()
+    };
+    let kept = held()?.kept(beside);
     set_no_new_privs(true).map_err(PrivilegeError::keeping("cannot set no_new_privs"))?;
     clear_ambient_capability_set().map_err(PrivilegeError::keeping(
         "cannot clear the ambient capabilities",
@@ -198,14 +219,13 @@ mod tests {
             | CapabilitySet::PERFMON
             | CapabilitySet::SYS_PTRACE
             | CapabilitySet::DAC_READ_SEARCH;
-        assert_eq!(all.kept(HookChoice::Auto, true), needed);
-        assert_eq!(all.kept(HookChoice::Kprobe, true), needed);
+        assert_eq!(all.kept(CapabilitySet::empty()), needed);
         let with_tracefs = needed | CapabilitySet::DAC_OVERRIDE;
-        assert_eq!(all.kept(HookChoice::Kprobe, false), with_tracefs);
+        assert_eq!(all.kept(CapabilitySet::DAC_OVERRIDE), with_tracefs);
         assert_eq!(all.missing().count(), 0);
 
         let none = Held(CapabilitySet::CHOWN);
-        assert_eq!(none.kept(HookChoice::Auto, true), CapabilitySet::empty());
+        assert_eq!(none.kept(CapabilitySet::empty()), CapabilitySet::empty());
         assert_eq!(none.missing().count(), NEEDS.len());
     }
 
@@ -213,11 +233,21 @@ mod tests {
     fn a_wider_one_is_kept_only_where_the_narrow_one_is_missing() {
         let old = CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::KILL;
         let wider = CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE;
-        assert_eq!(Held(old).kept(HookChoice::Auto, true), wider);
+        assert_eq!(Held(old).kept(CapabilitySet::empty()), wider);
         let missing: Vec<_> = Held(old).missing().map(|need| need.name).collect();
         assert_eq!(missing, ["CAP_SYS_PTRACE"]);
         let half = CapabilitySet::SYS_ADMIN | CapabilitySet::BPF;
-        assert_eq!(Held(half).kept(HookChoice::Auto, true), half);
+        assert_eq!(Held(half).kept(CapabilitySet::empty()), half);
+    }
+
+    #[test]
+    fn kprobes_need_more_where_tracefs_or_perf_events_are_closed() {
+        let (tracefs, perf) = (CapabilitySet::DAC_OVERRIDE, CapabilitySet::SYS_ADMIN);
+        assert_eq!(for_kprobes(true, Some(2)), CapabilitySet::empty());
+        assert_eq!(for_kprobes(true, None), CapabilitySet::empty());
+        assert_eq!(for_kprobes(true, Some(3)), perf);
+        assert_eq!(for_kprobes(false, Some(4)), tracefs | perf);
+        assert_eq!(for_kprobes(false, Some(1)), tracefs);
     }
 
     #[test]
@@ -238,8 +268,8 @@ mod tests {
     fn a_thread_has_no_more_after_it() {
         let thread = std::thread::spawn(|| {
             let before = held().unwrap();
-            let kept = drop_capabilities(HookChoice::Auto).unwrap();
-            assert_eq!(kept.0, before.kept(HookChoice::Auto, geteuid().is_root()));
+            let kept = drop_capabilities(HookChoice::Tracepoint).unwrap();
+            assert_eq!(kept.0, before.kept(CapabilitySet::empty()));
             let now = capabilities(None).unwrap();
             assert_eq!((now.effective, now.permitted), (kept.0, kept.0));
             assert_eq!(now.inheritable, CapabilitySet::empty());
@@ -255,7 +285,7 @@ mod tests {
             };
             assert_eq!(set_capabilities(None, wished).is_err(), before.0 != kept.0);
             // A second time changes nothing.
-            assert_eq!(drop_capabilities(HookChoice::Auto).unwrap(), kept);
+            assert_eq!(drop_capabilities(HookChoice::Tracepoint).unwrap(), kept);
         });
         thread.join().unwrap();
     }

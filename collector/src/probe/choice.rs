@@ -5,6 +5,9 @@ use std::fmt;
 
 use netio::v1;
 
+use super::{kernel_types, preemption};
+use crate::btf::Btf;
+
 /// Which hooks to count with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum HookChoice {
@@ -32,6 +35,18 @@ impl HookChoice {
             Self::Fentry => &[Fentry],
             Self::Kprobe => &[Kprobe],
         }
+    }
+}
+
+/// Whether kprobes may be what is taken, found out without attaching anything: they
+/// were asked for by name, or come before trampolines and the kernel has no tracepoint
+/// that would come before them.
+pub(crate) fn may_use_kprobes(hooks: HookChoice) -> bool {
+    let has_tracepoint = |types: Btf| types.has_function("__traceiter_sock_send_length");
+    match hooks {
+        HookChoice::Kprobe => true,
+        HookChoice::Auto => preemption::is_full() && !kernel_types().is_none_or(has_tracepoint),
+        HookChoice::Tracepoint | HookChoice::Fentry => false,
     }
 }
 
