@@ -18,7 +18,7 @@ use super::{ConfigError, watches::GivenWatch};
 use crate::logging::LogFormat;
 
 /// Every setting that has a variable.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "listen",
     "interval",
     "hooks",

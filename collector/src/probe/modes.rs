@@ -268,6 +268,10 @@ pub(super) fn remedy(mode: v1::HookMode, error: &AttachError) -> &'static str {
             "run as root, or with CAP_BPF and CAP_PERFMON"
         };
     }
+    if mode == v1::HookMode::Kprobe && cause.contains("ermission denied") {
+        return "start it with --hooks kprobe, which keeps CAP_SYS_ADMIN: where \
+                kernel.perf_event_paranoid is 3 or more, perf events need it";
+    }
     if mode != v1::HookMode::Tracepoint && cause.contains("no BTF") {
         return "use a kernel built with CONFIG_DEBUG_INFO_BTF=y";
     }
