@@ -13,16 +13,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use clap::Parser;
 use netio_collector::{
-    Listeners, Notifier, Options, doctor,
+    Listeners, Notifier, Options, RunError, doctor,
     kernel::Kernel,
     privilege::{self, PrivilegeError},
     probe::{self, HookChoice, ProbeOptions},
-    run, signals,
+    run,
+    signals::Signals,
 };
-use tokio::{runtime::Runtime, signal::unix::SignalKind};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::SignalKind,
+};
 use tracing::{error, info, warn};
 
 mod config;
@@ -112,6 +115,11 @@ fn collect(mut settings: Settings) -> ExitCode {
         );
     }
     files::allow(files::needed(&settings.options.limits, &settings.listen));
+    // Before there is a socket's file that a signal would leave behind.
+    let signals = match listen_to_signals() {
+        Ok(signals) => signals,
+        Err(error) => return failed(format_args!("cannot wait for signals: {error}")),
+    };
     match Notifier::from_env() {
         Ok(notifier) => settings.options.notifier = notifier,
         Err(error) => return failed(error),
@@ -130,18 +138,18 @@ fn collect(mut settings: Settings) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(format_args!("cannot start the runtime: {error}")),
     };
-    let ended = runtime.block_on(serve(listeners, settings.options, settings.hooks));
+    let ended = runtime.block_on(serve(signals, listeners, settings.options, settings.hooks));
     runtime.shutdown_timeout(LAST_MOMENT);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(format_args!("{error:#}")),
+        Err(error) => failed(error),
     }
 }
 
 /// With a thread more than may hang: what watches the sampler is not to wait for it.
 fn runtime() -> io::Result<Runtime> {
     let threads = available_parallelism().map_or(1, usize::from);
-    tokio::runtime::Builder::new_multi_thread()
+    Builder::new_multi_thread()
         .worker_threads(threads.max(2))
         .enable_all()
         .build()
@@ -176,20 +184,29 @@ fn give_up_privileges(settings: &Settings) -> Result<(), PrivilegeError> {
     Ok(())
 }
 
-async fn serve(listeners: Listeners, options: Options, hooks: HookChoice) -> anyhow::Result<()> {
+/// In a runtime without threads, since capabilities are still to be dropped.
+fn listen_to_signals() -> io::Result<Signals> {
     let obeyed = [SignalKind::terminate(), SignalKind::interrupt()];
     let unless_ignored = [SignalKind::hangup(), SignalKind::quit()];
-    let shutdown =
-        signals::stop_token(&obeyed, &unless_ignored).context("cannot wait for signals")?;
+    let early = Builder::new_current_thread().enable_all().build()?;
+    let _within = early.enter();
+    Signals::listen(&obeyed, &unless_ignored)
+}
 
+async fn serve(
+    signals: Signals,
+    listeners: Listeners,
+    options: Options,
+    hooks: HookChoice,
+) -> Result<(), RunError> {
+    let shutdown = signals.token();
     let kernel = probe::attach(&ProbeOptions {
         hooks,
         limits: options.limits,
     });
     tell_blind_spots(&*kernel);
     info!(interval = ?options.interval, "counting");
-    run(kernel, options, listeners, shutdown).await?;
-    Ok(())
+    run(kernel, options, listeners, shutdown).await
 }
 
 /// On the sockets that were handed over; on those of the settings beside, but on the
