@@ -55,11 +55,15 @@ pub(super) fn publish(tree: &Tree) -> Result<()> {
             below = tables(&printed);
         }
         for (section, row) in goals(&printed) {
-            let _ = writeln!(summary, "| {name}: {section} {row}");
+            let of = if section.is_empty() { "" } else { ": " };
+            let _ = writeln!(summary, "| {name}{of}{section} {row}");
         }
     }
-    let file = tree.root().join("docs/performance.md");
-    fs::write(&file, page).with_context(|| format!("cannot write {}", file.display()))?;
+    let folder = tree.root().join("docs");
+    let file = folder.join("performance.md");
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(&file, page))
+        .with_context(|| format!("cannot write {}", file.display()))?;
 
     let file = tree.root().join("README.md");
     let text = fs::read_to_string(&file).context("cannot read README.md")?;
