@@ -19,11 +19,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     hub::Hub,
-    kernel::{AllowError, Attach, Changes, Kernel, KernelInfo, refusing::RefusingKernel},
+    kernel::{Attach, Changes},
     processes::Found,
     ticker::{Clock, Ticker},
     watches::{NewWatch, Past, Rule, Selection, WatchError, WatchId, Watches},
@@ -31,6 +31,7 @@ use crate::{
 
 mod attachment;
 mod commands;
+mod hooks;
 mod pulse;
 mod recent;
 #[cfg(test)]
@@ -40,6 +41,7 @@ mod timed;
 use attachment::Attachment;
 use commands::{Command, Reply};
 pub(crate) use commands::{CommandError, Commands, Order, Vitals};
+use hooks::LOOK_EVERY;
 pub(crate) use pulse::Pulse;
 use recent::Recent;
 use timed::timed;
@@ -51,14 +53,6 @@ const MAX_COMMANDS: usize = 64;
 /// program in the kernel takes, and short, so that a few slots serve many watches
 /// that come and go.
 const REST: Duration = Duration::from_millis(100);
-
-/// Why there are no hooks, where attaching them ended by a fault of the collector.
-const FAULT: &str =
-    "attaching them ended unexpectedly; this is a defect, see the collector's log and report it";
-
-/// How often it is looked at what takes some system calls to see: which events were
-/// missed, and whether the hooks still count.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The rules that processes are looked for by, newest state only.
 pub(crate) type Rules = Arc<Vec<Rule>>;
@@ -77,7 +71,8 @@ pub(crate) struct Sampler {
     rules: watch::Sender<Rules>,
     changes: watch::Sender<Handover>,
     attachment: Attachment,
-    /// Watches that wait for the hooks; [`MAX_COMMANDS`] of them at most.
+    /// Watches that wait for the hooks; [`MAX_COMMANDS`] of them at most, and seldom
+    /// more than have their turn in `enrolment`.
     waiting: Vec<(Order, Reply<WatchId>)>,
     pulse: watch::Sender<Pulse>,
     /// Whether the hooks counted when they were looked at last.
@@ -192,56 +187,6 @@ impl Sampler {
         self.attachment.end().await;
     }
 
-    /// Lets go of the hooks, and of everything that was known by their slots: nobody
-    /// counts in one, and the next hooks have others.
-    fn detach(&mut self) {
-        let hooks = KernelInfo {
-            programs: Vec::new(),
-            ..self.watches.kernel().info().clone()
-        };
-        // Nobody asks it before there are hooks again.
-        let why = |_| AllowError::NotAttached("nothing is watched".to_owned());
-        let none = Box::new(RefusingKernel::new(hooks, why));
-        let kernel = self.watches.change_kernel(none);
-        self.hand_over_changes();
-        self.attachment.let_go(kernel);
-        info!("nothing is watched: the probes are detached until something is");
-    }
-
-    /// Makes the watches that have waited for hooks; or tells why there are none, and
-    /// the next watch tries again.
-    fn attached(&mut self, kernel: Option<Box<dyn Kernel>>) {
-        let waiting = mem::take(&mut self.waiting);
-        let refusal = || match &kernel {
-            Some(kernel) => kernel.refusal(),
-            None => Some(AllowError::NotAttached(FAULT.to_owned())),
-        };
-        if let Some(why) = refusal() {
-            warn!(%why, watches = waiting.len(), "watches refused");
-            self.can_count = false;
-            for (_, reply) in waiting {
-                if let Some(why) = refusal() {
-                    let _ = reply.send(Err(why.into()));
-                }
-            }
-            return;
-        }
-        if let Some(kernel) = kernel {
-            self.watches.change_kernel(kernel);
-            self.hand_over_changes();
-            self.attachment.use_them();
-            self.can_count = true;
-        }
-        for (order, reply) in waiting {
-            self.make(order, reply);
-        }
-    }
-
-    fn hand_over_changes(&mut self) {
-        let changes = self.watches.kernel().changes();
-        self.changes.send_replace(Arc::new(Mutex::new(changes)));
-    }
-
     fn tick(&mut self, late: Duration) {
         let (time, reading) = timed(&*self.clock, || self.watches.read());
         self.ticker.was_read(reading);
@@ -273,25 +218,6 @@ impl Sampler {
         });
     }
 
-    /// Half an interval after a tick, so that the next one is not held up.
-    fn look(&mut self) {
-        let between = self.last_reading + LOOK_EVERY + self.ticker.interval() / 2;
-        // Where ticks are rarer than looks, that may be long past.
-        self.next_look = between.max(self.clock.monotonic() + LOOK_EVERY / 2);
-        self.missed_events = self.watches.figures().missed_events;
-        // Hooks that rest are found to count, or not, when they are attached.
-        if !self.attachment.is_attached() {
-            return;
-        }
-        let checked = self.watches.kernel().check();
-        if let Err(why) = &checked
-            && self.can_count
-        {
-            error!(%why, "the hooks do not count any more");
-        }
-        self.can_count = checked.is_ok();
-    }
-
     fn rest(&mut self) {
         self.last_rest = self.clock.monotonic();
         self.watches.rest();
@@ -312,12 +238,7 @@ impl Sampler {
             Command::Watch { order, reply } if self.attachment.is_attached() => {
                 self.make(order, reply);
             }
-            Command::Watch { order, reply } => {
-                // Who has gone needs none.
-                self.waiting.retain(|(_, reply)| !reply.is_closed());
-                self.waiting.push((order, reply));
-                self.attachment.wish();
-            }
+            Command::Watch { order, reply } => self.wait_for_hooks(order, reply),
             Command::Join {
                 id,
                 found,
@@ -375,16 +296,6 @@ impl Sampler {
                     processes,
                 }));
             }
-        }
-    }
-
-    fn probe_state(&mut self) -> v1::ProbeState {
-        if !self.attachment.is_attached() {
-            v1::ProbeState::Resting
-        } else if self.watches.kernel().refusal().is_some() {
-            v1::ProbeState::Failed
-        } else {
-            v1::ProbeState::Attached
         }
     }
 

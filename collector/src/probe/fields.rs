@@ -125,7 +125,7 @@ mod tests {
         let built = super::super::object::OBJECT;
         assert_eq!(left(built), all);
         let ready = with_numbers(built, &vec![0x1234; FIELDS.len()], 7).unwrap();
-        assert_eq!(left(&ready), []);
+        assert!(left(&ready).is_empty());
         assert_eq!(ready.len(), built.len());
         let has_bank = |object: &[u8]| object.windows(4).any(|it| it == BANK_SLOTS.to_le_bytes());
         assert!(has_bank(built) && !has_bank(&ready));

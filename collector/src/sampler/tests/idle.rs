@@ -173,24 +173,31 @@ async fn ticks_go_on_while_they_are_attached_once_for_all_who_wait() {
     };
     let made = [wait(7), wait(8)];
     let gone = wait(9);
+    let crowd: Vec<_> = (100..200)
+        .map(|pid| {
+            rig.processes.start(pid, 1);
+            wait(pid)
+        })
+        .collect();
     for _ in 0..3 {
         advance(SECOND).await;
         let tick = stream.message().await.unwrap().unwrap();
         assert!(tick.samples.is_empty());
     }
+    // However many wait, others are answered.
     assert_eq!(state(&mut client).await, ProbeState::Resting);
     assert!(made.iter().all(|it| !it.is_finished()));
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
     advance(SECOND).await;
     drop(attaching);
-    for made in made {
+    for made in made.into_iter().chain(crowd) {
         made.await.unwrap();
     }
     assert_eq!(attached_again(&rig), 1);
     let request = v1::ListWatchesRequest {};
     let watches = client.list_watches(request).await.unwrap().into_inner();
-    assert_eq!(watches.watches.len(), 2, "{watches:?}");
+    assert_eq!(watches.watches.len(), 102, "{watches:?}");
 }
 
 #[tokio::test(start_paused = true)]
