@@ -99,7 +99,8 @@ fn broke(why: &dyn fmt::Display) -> Failure {
 const LOG_FILTER: &str = "warn,\
     netio_collector::probe=off,\
     netio_collector::probe::kretprobe=warn,\
-    netio_collector::sampler=off";
+    netio_collector::sampler=off,\
+    audit=off";
 
 /// The rest is for whoever looks at this terminal.
 fn log_to_stderr() {

@@ -44,7 +44,7 @@ impl Collector {
             ..Options::default()
         };
         let mut listeners = Listeners::new();
-        listeners.bind_unix(&socket).unwrap();
+        listeners.bind_unix(&socket, None).unwrap();
         let never = CancellationToken::new();
         let run = netio_collector::run(Box::new(kernel.clone()), options, listeners, never);
         runtime.spawn(run);

@@ -16,11 +16,12 @@ use std::{
 };
 
 use netio::v1::Target;
-use netio_collector::{Limits, Options, probe::HookChoice};
+use netio_collector::{Limits, Options, TlsFiles, probe::HookChoice};
 use tracing_subscriber::EnvFilter;
 
 use crate::logging::LogFormat;
 
+mod access;
 mod given;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,9 @@ use given::{Origin, variable};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     Unix(PathBuf),
+    /// On this host's loopback.
     Tcp(SocketAddr),
+    Tls(SocketAddr),
 }
 
 /// Everything the collector runs by.
@@ -42,6 +45,10 @@ pub(crate) struct Settings {
     pub(crate) listen: Vec<Address>,
     /// Nobody has said where to listen.
     pub(crate) listens_by_default: bool,
+    /// Of the Unix sockets; none: the process's own.
+    pub(crate) socket_group: Option<u32>,
+    /// There if some address has TLS.
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) options: Options,
     pub(crate) hooks: HookChoice,
     /// Keep capabilities that are not needed.
@@ -116,6 +123,8 @@ impl Settings {
         }
         options.limits = limits(given, options.limits)?;
         options.watches = standing(given)?;
+        options.grants = access::grants(given)?;
+        let listen = listen(given)?;
         let (origin, log) = first(given, |given| given.log.clone())
             .unwrap_or_else(|| (Origin::Flags, "info".to_owned()));
         let log = EnvFilter::try_new(&log).map_err(|why| {
@@ -124,7 +133,9 @@ impl Settings {
             origin.bad("log", &log, problem)
         })?;
         Ok(Self {
-            listen: listen(given)?,
+            socket_group: access::socket_group(given)?,
+            tls: access::tls(given, &listen)?,
+            listen,
             listens_by_default: given.iter().all(|(_, given)| given.listen.is_empty()),
             options,
             hooks: first(given, |given| given.hooks).map_or_else(Default::default, |(_, it)| it),
@@ -261,12 +272,23 @@ impl FromStr for Address {
             return Ok(Self::Unix(path.into()));
         }
         if let Some(host_port) = text.strip_prefix("tcp://") {
-            let mut found = host_port.to_socket_addrs().map_err(|why| {
-                format!("is no host and port ({why}): write tcp://127.0.0.1:PORT")
-            })?;
-            let first = found.next().ok_or("names a host without addresses")?;
-            return Ok(Self::Tcp(first));
+            return socket_address(host_port, "tcp://127.0.0.1:PORT").map(Self::Tcp);
         }
-        Err("is no address to listen on: write unix:///PATH or tcp://HOST:PORT".into())
+        if let Some(host_port) = text.strip_prefix("tls://") {
+            return socket_address(host_port, "tls://0.0.0.0:PORT").map(Self::Tls);
+        }
+        Err(
+            "is no address to listen on: write unix:///PATH, tls://HOST:PORT, or tcp://HOST:PORT \
+             on loopback"
+                .into(),
+        )
     }
+}
+
+fn socket_address(host_port: &str, example: &str) -> Result<SocketAddr, String> {
+    let mut found = host_port
+        .to_socket_addrs()
+        .map_err(|why| format!("is no host and port ({why}): write {example}"))?;
+    let first = found.next();
+    first.ok_or_else(|| "names a host without addresses".to_owned())
 }

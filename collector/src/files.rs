@@ -6,7 +6,7 @@
 //! cannot be raised far enough, that is said.
 #![forbid(unsafe_code)]
 
-use netio_collector::Limits;
+use netio_collector::{Limits, MAX_HANDSHAKES};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
@@ -17,10 +17,16 @@ const OTHERS: u64 = 512;
 
 /// What may be open at a time.
 pub(crate) fn needed(limits: &Limits, listen: &[Address]) -> u64 {
-    let unix = listen.iter().any(|it| matches!(it, Address::Unix(_)));
-    let tcp = listen.iter().any(|it| matches!(it, Address::Tcp(_)));
-    let kinds = u64::from(unix) + u64::from(tcp);
-    kinds * u64::from(limits.max_connections) + u64::from(limits.max_processes) + OTHERS
+    let is_unix = |it: &&Address| matches!(it, Address::Unix(_));
+    let is_tcp = |it: &&Address| matches!(it, Address::Tcp(_));
+    let is_tls = |it: &&Address| matches!(it, Address::Tls(_));
+    let there = |is: &dyn Fn(&&Address) -> bool| u64::from(listen.iter().any(|it| is(&it)));
+    let kinds = there(&is_unix) + there(&is_tcp) + there(&is_tls);
+    let handshakes = listen.iter().filter(is_tls).count() * MAX_HANDSHAKES;
+    kinds * u64::from(limits.max_connections)
+        + handshakes as u64
+        + u64::from(limits.max_processes)
+        + OTHERS
 }
 
 /// Raises the soft limit to the hard one, and both to what is needed where that is
@@ -68,6 +74,8 @@ mod tests {
         let tcp = Address::Tcp("127.0.0.1:1".parse().unwrap());
         let none = needed(&limits, &[]);
         assert_eq!(needed(&limits, std::slice::from_ref(&unix)), none + 1_000);
+        let tls = Address::Tls("127.0.0.1:1".parse().unwrap());
+        assert_eq!(needed(&limits, &[tls.clone(), tls]), none + 1_000 + 512);
         assert_eq!(needed(&limits, &[unix.clone(), unix, tcp]), none + 2_000);
     }
 }

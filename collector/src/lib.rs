@@ -18,18 +18,21 @@ use netio::v1;
 
 #[cfg(feature = "bench")]
 pub mod bench;
+pub mod certs;
 pub mod doctor;
 pub mod kernel;
 pub mod privilege;
 pub mod probe;
 pub mod signals;
 
+mod access;
 mod btf;
 mod discovery;
 mod enrolment;
 mod hub;
 mod inherited;
 mod notify;
+mod peer_groups;
 mod processes;
 mod rpc;
 mod sampler;
@@ -37,9 +40,10 @@ mod server;
 mod ticker;
 mod watches;
 
+pub use access::{AccessError, Grant, Grantee, Role, group_id};
 pub use notify::Notifier;
 use processes::Selector;
-pub use server::{Listeners, MemoryConnector, RunError, run};
+pub use server::{Listeners, MAX_HANDSHAKES, MemoryConnector, RunError, TlsFiles, run};
 
 /// How the collector runs.
 #[derive(Clone, Debug)]
@@ -57,6 +61,10 @@ pub struct Options {
     pub watches: Vec<v1::Target>,
     /// Who is told how it fares.
     pub notifier: Notifier,
+    /// Who may do what, beside root and the collector's own user, who may do all on its
+    /// Unix sockets. None to a uid or gid: whoever may open the socket may watch. None at
+    /// all: so may whoever is on this host, over TCP without TLS.
+    pub grants: Vec<Grant>,
 }
 
 /// Fails, with what is wrong, unless the target's selector is a rule: one that
@@ -91,6 +99,7 @@ impl Default for Options {
             detach_when_idle: None,
             watches: Vec::new(),
             notifier: Notifier::none(),
+            grants: Vec::new(),
         }
     }
 }
@@ -116,7 +125,8 @@ pub struct Limits {
     pub max_processes_per_watch: u32,
     /// Open Subscribe streams in all.
     pub max_subscribers: u32,
-    /// Connections over Unix sockets that are open at once, and as many over TCP.
+    /// Connections over Unix sockets that are open at once, as many over TCP, and as
+    /// many over TLS.
     /// Past it, who connects waits until another has closed.
     pub max_connections: u32,
     /// Watch ids in one SubscribeRequest.

@@ -15,7 +15,7 @@ use std::{
 
 use clap::Parser;
 use netio_collector::{
-    Listeners, Notifier, Options, RunError, doctor,
+    Grant, Grantee, Listeners, Notifier, Options, RunError, doctor,
     kernel::Kernel,
     privilege::{self, PrivilegeError},
     probe::{self, HookChoice, ProbeOptions},
@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 mod config;
 mod files;
 mod logging;
+mod trial;
 
 use config::{Address, Given, Settings};
 
@@ -59,7 +60,10 @@ struct Cli {
     /// TOML file with any of the settings above, as listen = ["..."],
     /// interval = "1s", max_watches = 1024, ..., and with standing watches, each
     /// a table: [[watch]] with name = "mariadbd", or port = 5432, cgroup, unit or
-    /// container, and perhaps follow_children = true [env: NETIO_CONFIG]
+    /// container, and perhaps follow_children = true; and with grants, each a table:
+    /// [[grant]] with role = "watch" and one of uid = 1000, gid, group = "dba",
+    /// san = "spiffe://...", cn = "..." or token_file = "..." (and name = "...", which
+    /// names the owner of its watches) [env: NETIO_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -71,12 +75,16 @@ struct Cli {
 enum Command {
     /// Tells which hooks work on this host, and if not, why and what to do
     Doctor,
+    /// Makes certificates to try tls:// with
+    #[command(subcommand)]
+    Certs(trial::Certs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Doctor) => diagnose(),
+        Some(Command::Certs(certs)) => trial::run(&certs),
         None => match Settings::load(cli.given, cli.config, |name| env::var_os(name)) {
             Ok(settings) => collect(settings),
             Err(error) => {
@@ -212,37 +220,55 @@ async fn serve(
 /// On the sockets that were handed over; on those of the settings beside, but on the
 /// default one only where there is no other.
 fn listen(settings: &Settings) -> io::Result<Listeners> {
+    let grants = &settings.options.grants;
     let mut listeners = Listeners::new();
     let inherited = listeners.inherit()?;
     for address in &inherited {
         info!("listening on {address}, which was handed over");
-        warn_of_tcp(address);
+        warn_of_tcp(address, grants);
     }
     if settings.listens_by_default && !inherited.is_empty() {
         return Ok(listeners);
     }
     for address in &settings.listen {
-        match address {
-            Address::Unix(path) => {
-                listeners.bind_unix(path)?;
+        match (address, &settings.tls) {
+            (Address::Unix(path), _) => {
+                listeners.bind_unix(path, settings.socket_group)?;
                 info!("listening on unix://{}", path.display());
             }
-            Address::Tcp(address) => {
+            (Address::Tls(address), Some(tls)) => {
+                let bound = listeners.bind_tls(*address, tls)?;
+                info!("listening on tls://{bound}");
+            }
+            (Address::Tls(address), None) => {
+                let why = format!("cannot listen on tls://{address} without a certificate");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            (Address::Tcp(address), _) => {
                 let bound = format!("tcp://{}", listeners.bind_tcp(*address)?);
                 info!("listening on {bound}");
-                warn_of_tcp(&bound);
+                warn_of_tcp(&bound, grants);
             }
         }
     }
     Ok(listeners)
 }
 
-fn warn_of_tcp(address: &str) {
-    if address.starts_with("tcp:") {
+fn warn_of_tcp(address: &str, grants: &[Grant]) {
+    let is_token = |it: &Grant| matches!(it.to, Grantee::Token { .. });
+    if !address.starts_with("tcp:") {
+        return;
+    }
+    if grants.is_empty() {
         warn!(
             "every local user may watch over {address}, and end what others watch \
              over it, since all callers from one address count as one owner: \
              only a Unix socket has permissions"
+        );
+    } else if !grants.iter().any(is_token) {
+        warn!(
+            "nobody may do anything over {address}: without TLS only a token tells who \
+             calls, and no grant has a token_file"
         );
     }
 }

@@ -15,11 +15,12 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Limits,
+    access::{Access, Caller, Role},
     enrolment::{Enrolment, Wish},
     hub::{Filter, Hub, Since, Wanted},
     processes::Selector,
     sampler::{Commands, Vitals},
-    server::Peer,
+    server::{OpenStreams, Peer},
     service::net_io_service_server::NetIoService,
     watches::Selection,
 };
@@ -29,6 +30,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use status::reason;
 use status::status;
 pub(crate) use stream::SampleStream;
 
@@ -40,6 +42,8 @@ pub(crate) struct Service {
     pub(crate) limits: Limits,
     /// What GetCollectorInfo answers, but for what changes.
     pub(crate) about: v1::CollectorInfo,
+    /// Keeps the record of what is done.
+    pub(crate) access: Arc<Access>,
 }
 
 #[tonic::async_trait]
@@ -48,46 +52,37 @@ impl NetIoService for Service {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<v1::WatchResponse>, Status> {
-        let owner = owner(&request)?;
-        let v1::WatchRequest { target, wait, life } = request.into_inner();
-        let target = target.unwrap_or_default();
-        let selector = selector(target.selector.as_ref())?
-            .ok_or_else(|| invalid("TARGET_MISSING", "the request says not what to watch"))?;
-        if wait && !selector.is_rule() {
-            let message = format!(
-                "{selector} cannot be waited for: a pid names a process that is there; \
-                 leave wait out, or name the process by a rule"
-            );
-            return Err(invalid("WAIT_INVALID", &message));
+        let caller = caller(&request)?.clone();
+        let request = request.into_inner();
+        let what = in_words(request.target.as_ref());
+        let entry = self.access.audit.begin(&caller, "Watch", what);
+        let made = self.make(request, caller.owner.clone()).await;
+        match &made {
+            Ok(watch) => entry.end(Ok(&watch.watch_id)),
+            Err(status) => entry.end(Err(&reason(status))),
         }
-        let wish = Wish {
-            target,
-            selector,
-            owner,
-            wait,
-            lease_ttl: self.lease_ttl(life)?,
-        };
-        let watch = self.enrolment.make(wish).await?;
-        Ok(Response::new(v1::WatchResponse { watch: Some(watch) }))
+        let watch = Some(made?);
+        Ok(Response::new(v1::WatchResponse { watch }))
     }
 
     async fn unwatch(
         &self,
         request: Request<v1::UnwatchRequest>,
     ) -> Result<Response<v1::UnwatchResponse>, Status> {
-        let owner = owner(&request)?;
-        let selection = match request.into_inner().selector {
-            Some(unwatch_request::Selector::WatchId(id)) => Some(Selection::Id(id)),
-            Some(unwatch_request::Selector::Target(target)) => {
-                selector(target.selector.as_ref())?.map(Selection::Selector)
-            }
-            None => None,
+        let caller = caller(&request)?.clone();
+        let request = request.into_inner();
+        let what = match &request.selector {
+            Some(unwatch_request::Selector::WatchId(id)) => id.clone(),
+            Some(unwatch_request::Selector::Target(target)) => in_words(Some(target)),
+            None => String::new(),
         };
-        let selection = selection.ok_or_else(|| {
-            let what = "the request says not which watches to end: set watch_id, or a target";
-            invalid("SELECTOR_MISSING", what)
-        })?;
-        let watch_ids = self.commands.unwatch(selection, owner).await?;
+        let entry = self.access.audit.begin(&caller, "Unwatch", what);
+        let ended = self.end(request, &caller).await;
+        match &ended {
+            Ok(watch_ids) => entry.end(Ok(&watch_ids.join(" "))),
+            Err(status) => entry.end(Err(&reason(status))),
+        }
+        let watch_ids = ended?;
         Ok(Response::new(v1::UnwatchResponse { watch_ids }))
     }
 
@@ -98,7 +93,15 @@ impl NetIoService for Service {
         let owner = owner(&request)?;
         let watch_ids = request.into_inner().watch_ids;
         self.check_number(&watch_ids)?;
-        self.commands.renew(watch_ids, owner).await?;
+        let renewed = self.commands.renew(watch_ids, owner.clone()).await;
+        renewed.map_err(|error| {
+            let status = Status::from(error);
+            if status.code() == Code::PermissionDenied {
+                let audit = &self.access.audit;
+                audit.refused(&owner, "RenewWatches", "", &reason(&status));
+            }
+            status
+        })?;
         Ok(Response::new(v1::RenewWatchesResponse {}))
     }
 
@@ -125,7 +128,8 @@ impl NetIoService for Service {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<SampleStream>, Status> {
-        let Peer { owner, connection } = peer(&request)?.clone();
+        let owner = owner(&request)?;
+        let connection = connection(&request)?;
         let v1::SubscribeRequest {
             watch_ids,
             per_process,
@@ -189,6 +193,59 @@ impl NetIoService for Service {
 }
 
 impl Service {
+    async fn make(&self, request: v1::WatchRequest, owner: String) -> Result<v1::Watch, Status> {
+        let v1::WatchRequest { target, wait, life } = request;
+        let target = target.unwrap_or_default();
+        let selector = selector(target.selector.as_ref())?
+            .ok_or_else(|| invalid("TARGET_MISSING", "the request says not what to watch"))?;
+        if wait && !selector.is_rule() {
+            let message = format!(
+                "{selector} cannot be waited for: a pid names a process that is there; \
+                 leave wait out, or name the process by a rule"
+            );
+            return Err(invalid("WAIT_INVALID", &message));
+        }
+        let wish = Wish {
+            target,
+            selector,
+            owner,
+            wait,
+            lease_ttl: self.lease_ttl(life)?,
+        };
+        Ok(self.enrolment.make(wish).await?)
+    }
+
+    async fn end(
+        &self,
+        request: v1::UnwatchRequest,
+        caller: &Caller,
+    ) -> Result<Vec<String>, Status> {
+        let selection = match request.selector {
+            Some(unwatch_request::Selector::WatchId(id)) => Some(Selection::Id(id)),
+            Some(unwatch_request::Selector::Target(target)) => {
+                selector(target.selector.as_ref())?.map(Selection::Selector)
+            }
+            None => None,
+        };
+        let selection = selection.ok_or_else(|| {
+            let what = "the request says not which watches to end: set watch_id, or a target";
+            invalid("SELECTOR_MISSING", what)
+        })?;
+        let owner = match &selection {
+            // Ids are not given twice, so this is still its owner when it ends.
+            Selection::Id(id) if caller.role == Role::Admin => self.owner_of(id).await?,
+            _ => None,
+        };
+        let owner = owner.unwrap_or_else(|| caller.owner.clone());
+        Ok(self.commands.unwatch(selection, owner).await?)
+    }
+
+    async fn owner_of(&self, watch_id: &str) -> Result<Option<String>, Status> {
+        let mut watches = self.commands.list().await?.into_iter();
+        let watch = watches.find(|it| it.watch_id == watch_id);
+        Ok(watch.map(|it| it.owner))
+    }
+
     /// How long a watch lives without renewal; none: for ever.
     fn lease_ttl(&self, life: Option<Life>) -> Result<Option<Duration>, Status> {
         let ttl = match life {
@@ -280,12 +337,30 @@ fn resident_bytes() -> u64 {
 }
 
 fn owner<T>(request: &Request<T>) -> Result<String, Status> {
-    Ok(peer(request)?.owner.clone())
+    Ok(caller(request)?.owner.clone())
 }
 
-fn peer<T>(request: &Request<T>) -> Result<&Peer, Status> {
-    let peer = request.extensions().get();
-    peer.ok_or_else(|| Status::internal("the connection does not tell who calls"))
+/// Whom the gate has let through.
+fn caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
+    let caller = request.extensions().get();
+    caller.ok_or_else(|| Status::internal("the call was not let through"))
+}
+
+fn connection<T>(request: &Request<T>) -> Result<OpenStreams, Status> {
+    let peer = request.extensions().get::<Peer>();
+    let connection = peer.map(|it| it.connection.clone());
+    connection.ok_or_else(|| Status::internal("the connection does not tell what it is"))
+}
+
+/// A target for the record.
+fn in_words(target: Option<&v1::Target>) -> String {
+    match target.and_then(|target| target.selector.as_ref()) {
+        None => "nothing".to_owned(),
+        Some(wire) => match Selector::parse(wire) {
+            Ok(selector) => selector.to_string(),
+            Err(error) => error.to_string(),
+        },
+    }
 }
 
 fn selector(selector: Option<&target::Selector>) -> Result<Option<Selector>, Status> {

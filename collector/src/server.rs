@@ -17,10 +17,12 @@ use netio::v1;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
+use tower::layer::util::{Identity, Stack};
 use tracing::{error, info, warn};
 
 use crate::{
     Options,
+    access::{Access, AccessError, Gates, reload},
     discovery::Discovery,
     enrolment::Enrolment,
     hub::{Hub, HubOptions},
@@ -46,16 +48,19 @@ mod rouse;
 mod self_watch;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transport;
 mod unix;
 
 use accept::Accepted;
-pub(crate) use cork::OpenStream;
+pub(crate) use cork::{OpenStream, OpenStreams};
 use health::Health;
 pub(crate) use io::Peer;
 pub use listen::{Listeners, MemoryConnector};
 use rouse::Rouser;
 use self_watch::SelfWatch;
+use tls::Tls;
+pub use tls::{TlsFiles, handshakes::MOST as MAX_HANDSHAKES};
 
 /// Connections get this long to close by themselves.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -95,6 +100,12 @@ pub enum RunError {
     /// The kernel did not say which boot this is.
     #[error("cannot read the boot id from /proc/sys/kernel/random/boot_id: {0}; is /proc mounted?")]
     BootId(std::io::Error),
+    /// The grants cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The certificates cannot be used.
+    #[error("{0}")]
+    Tls(String),
     /// The listeners could not be handed to the runtime.
     #[error("cannot listen: {0}")]
     Listen(std::io::Error),
@@ -157,8 +168,18 @@ pub(crate) async fn run_in(
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
 
+    let access = Arc::new(Access::new(options.grants)?);
+    let tls = tls(&listeners, &access)?;
+    let mut files: Vec<Arc<dyn reload::Reload>> = Vec::new();
+    files.extend(tls.clone().map(|it| it as _));
+    files.extend(access.tokens().files().iter().map(|it| Arc::clone(it) as _));
+    if !files.is_empty() {
+        let follow = reload::follow(files, listeners.reload);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
+    }
+    let max_connections = options.limits.max_connections;
     let (incoming, mut accepting) =
-        Accepted::start(listeners, options.limits.max_connections, &cut)
+        Accepted::start(listeners, tls.as_ref(), max_connections, &access, &cut)
             .map_err(RunError::Listen)?;
     let hub = Arc::new(Hub::new(HubOptions {
         max_subscribers: options.limits.max_subscribers,
@@ -202,8 +223,9 @@ pub(crate) async fn run_in(
         hub,
         limits: options.limits,
         about,
+        access: Arc::clone(&access),
     };
-    let server = router(service, &health)?
+    let server = router(service, &health, access)?
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let mut server = pin!(server);
     // Whoever connects is served from now on.
@@ -247,6 +269,16 @@ pub(crate) async fn run_in(
     }
 }
 
+/// What the listeners with TLS go by.
+fn tls(listeners: &Listeners, access: &Access) -> Result<Option<Arc<Tls>>, RunError> {
+    let Some(files) = listeners.tls_files.clone() else {
+        return Ok(None);
+    };
+    let is_certificate_optional = access.check_tls(files.client_ca.is_some())?;
+    let tls = Tls::new(files, is_certificate_optional).map_err(RunError::Tls)?;
+    Ok(Some(Arc::new(tls)))
+}
+
 /// What streams there are end when it is dropped.
 struct Streams(Arc<Hub>);
 
@@ -271,7 +303,11 @@ async fn make_standing(enrolment: &Enrolment, targets: Vec<v1::Target>) {
     }
 }
 
-fn router(service: Service, health: &Health) -> Result<Router, RunError> {
+fn router(
+    service: Service,
+    health: &Health,
+    access: Arc<Access>,
+) -> Result<Router<Stack<Gates, Identity>>, RunError> {
     let netio = NetIoServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -281,6 +317,7 @@ fn router(service: Service, health: &Health) -> Result<Router, RunError> {
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        .layer(Gates(access))
         .add_service(netio)
         .add_service(health.service())
         .add_service(reflection))

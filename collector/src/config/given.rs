@@ -5,7 +5,12 @@
 //! checked. [`Origin`] names the place, for errors.
 #![forbid(unsafe_code)]
 
-use std::{ffi::OsString, fmt, fs, path::Path, str::FromStr as _};
+use std::{
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
 
 use clap::ValueEnum;
 use netio_collector::probe::HookChoice;
@@ -14,12 +19,16 @@ use serde::{
     de::{self, Deserializer},
 };
 
-use super::{ConfigError, watches::GivenWatch};
+use super::{ConfigError, access::GivenGrant, watches::GivenWatch};
 use crate::logging::LogFormat;
 
 /// Every setting that has a variable.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 22] = [
     "listen",
+    "socket_group",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
     "interval",
     "hooks",
     "detach_when_idle",
@@ -52,19 +61,52 @@ const OF_OTHERS: [&str; 4] = [
     "NETIO_BPF_OBJECT",
 ];
 
+/// With this begin others that the client reads.
+const OF_THE_CLIENT: &str = "NETIO_CLIENT_";
+
 /// Settings as given in one place. The same names serve as flags
 /// (`--max-watches`), variables (`NETIO_MAX_WATCHES`) and keys (`max_watches`).
 #[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Given {
-    /// Where to listen: unix:///PATH, or tcp://HOST:PORT on this host's
-    /// loopback; repeat for more. The Unix socket has permissions; over TCP
-    /// every local user may watch, and end what others watch over TCP
+    /// Where to listen: unix:///PATH; tls://HOST:PORT; or tcp://HOST:PORT, without
+    /// TLS, on this host's loopback; repeat for more. The Unix socket has
+    /// permissions (0660); over tcp://, as long as there are no grants, every local
+    /// user may watch, and end what others watch over it
     /// [env: NETIO_LISTEN, separated by commas]
     /// [default: unix:///run/netio/collector.sock]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "one_or_more")]
     pub(super) listen: Vec<String>,
+
+    /// Group of the Unix sockets, by name or number: its members may connect
+    /// [env: NETIO_SOCKET_GROUP] [default: the collector's own group]
+    #[arg(long, value_name = "GROUP")]
+    pub(super) socket_group: Option<String>,
+
+    /// For tls://: the collector's certificate, PEM, with intermediate ones after it;
+    /// like the next two taken into use again when the file changes
+    /// [env: NETIO_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_cert: Option<PathBuf>,
+
+    /// For tls://: its private key, PEM [env: NETIO_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
+
+    /// For tls://: the CAs of the clients' certificates, PEM; clients need one, unless
+    /// some grant has a token_file [env: NETIO_TLS_CLIENT_CA]
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_client_ca: Option<PathBuf>,
+
+    /// Gives a role to somebody: 'ROLE KEY=VALUE', with ROLE observe, watch (also
+    /// watches, and ends its own) or admin (also ends others'), and KEY uid, gid, group
+    /// (Unix socket), san, cn (TLS) or token_file (a token on each line); repeat for
+    /// more. Root and the collector's user are admin on Unix sockets; whoever may
+    /// connect to one has watch until some grant has uid, gid or group. Not as a
+    /// variable
+    #[arg(long, value_name = "GRANT")]
+    pub(super) grant: Vec<GivenGrant>,
 
     /// Time between samples, from 100ms to 60s [env: NETIO_INTERVAL] [default: 1s]
     #[arg(long, value_name = "DURATION")]
@@ -109,10 +151,10 @@ pub(crate) struct Given {
     #[arg(long, value_name = "COUNT")]
     pub(super) max_subscribers: Option<u32>,
 
-    /// Connections over Unix sockets that may be open at once, and as many over TCP,
-    /// from 1 to 65536; each takes a file descriptor and about 20 KiB, and has room
-    /// for 256 streams. Past it, who connects waits. Of several listeners of a kind,
-    /// each keeps one for whoever connects to it next
+    /// Connections over Unix sockets that may be open at once, as many over tcp://, and
+    /// as many over tls://, from 1 to 65536; each takes a file descriptor and about
+    /// 20 KiB, and has room for 256 streams. Past it, who connects waits. Of several
+    /// listeners of a kind, each keeps one for whoever connects to it next
     /// [env: NETIO_MAX_CONNECTIONS] [default: 1024]
     #[arg(long, value_name = "COUNT")]
     pub(super) max_connections: Option<u32>,
@@ -145,7 +187,8 @@ pub(crate) struct Given {
     pub(super) no_seccomp: Option<bool>,
 
     /// What to log: error, warn, info, debug, trace, or directives such as
-    /// info,netio_collector=debug [env: NETIO_LOG] [default: info]
+    /// info,netio_collector=debug. The record of who did what is told at info, and of
+    /// refusals at warn, by the target audit [env: NETIO_LOG] [default: info]
     #[arg(long, value_name = "FILTER")]
     pub(super) log: Option<String>,
 
@@ -223,6 +266,7 @@ impl Given {
             };
             text(key)?.map(parse).transpose()
         };
+        let path = |key: &'static str| env(key).map(PathBuf::from);
         let listen = text("listen")?.unwrap_or_default();
         Ok(Self {
             listen: listen
@@ -230,6 +274,11 @@ impl Given {
                 .map(|address| address.trim().to_owned())
                 .filter(|address| !address.is_empty())
                 .collect(),
+            socket_group: text("socket_group")?,
+            tls_cert: path("tls_cert"),
+            tls_key: path("tls_key"),
+            tls_client_ca: path("tls_client_ca"),
+            grant: Vec::new(),
             interval: text("interval")?,
             hooks: text("hooks")?.map(|it| choice("hooks", &it)).transpose()?,
             detach_when_idle: text("detach_when_idle")?,
@@ -318,6 +367,7 @@ pub(crate) fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<St
         .map(|name| name.to_string_lossy().into_owned())
         .filter(|name| name.starts_with("NETIO_"))
         .filter(|name| !known.contains(name) && !OF_OTHERS.contains(&name.as_str()))
+        .filter(|name| !name.starts_with(OF_THE_CLIENT))
         .collect();
     unknown.sort();
     unknown

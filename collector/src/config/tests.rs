@@ -6,6 +6,8 @@ use netio::v1::target::Selector;
 
 use super::*;
 
+mod access;
+
 /// Loads with these flags, variables and file.
 fn load(flags: &[&str], env: &[(&str, &str)], file: &str) -> Result<Settings, String> {
     use clap::Parser as _;
@@ -36,7 +38,7 @@ fn defaults() {
 
 /// Each setting, three different values for it, and how it reads.
 type Case = (&'static str, [&'static str; 3], fn(&Settings) -> String);
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     (
         "listen",
         [
@@ -49,6 +51,9 @@ const CASES: [Case; 15] = [
             other => format!("{other:?}"),
         },
     ),
+    ("socket_group", ["1", "2", "3"], |it| {
+        it.socket_group.unwrap().to_string()
+    }),
     ("interval", ["2s", "3s", "4s"], |it| {
         humantime::format_duration(it.options.interval).to_string()
     }),
@@ -102,6 +107,7 @@ fn flags_beat_variables_beat_the_file() {
         let env = [(name.as_str(), in_variable)];
         let file = match key {
             "listen" => format!("listen = [{in_file:?}]"),
+            "socket_group" => format!("{key} = {in_file:?}"),
             _ if in_file.parse::<u32>().is_ok() => format!("{key} = {in_file}"),
             _ => format!("{key} = {in_file:?}"),
         };

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
+    access::{Has, Refusal, Role},
     enrolment::EnrolError,
     hub::SubscribeError,
     kernel::AllowError,
@@ -31,6 +32,39 @@ pub(super) fn status<const N: usize>(
 /// What a request, or an open stream, is told when the collector stops.
 pub(super) fn shutting_down() -> Status {
     CommandError::ShuttingDown.into()
+}
+
+/// The reason that a status gives, or else its code.
+pub(crate) fn reason(status: &Status) -> String {
+    match status.get_details_error_info() {
+        Some(info) => info.reason,
+        None => format!("{:?}", status.code()),
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refused: Refusal) -> Self {
+        match &refused {
+            Refusal::Unknown => status(Code::Unauthenticated, "CALLER_UNKNOWN", refused, []),
+            Refusal::Token => status(Code::Unauthenticated, "TOKEN_INVALID", refused, []),
+            Refusal::Role {
+                method,
+                owner,
+                has: Has(has),
+                needed,
+                ..
+            } => {
+                let metadata = [
+                    ("method", (*method).to_owned()),
+                    ("caller", owner.clone()),
+                    ("role", has.map_or("none", Role::name).to_owned()),
+                    ("needed_role", needed.to_string()),
+                ];
+                status(Code::PermissionDenied, "ROLE_LACKING", refused, metadata)
+            }
+            Refusal::Method => status(Code::PermissionDenied, "METHOD_UNKNOWN", refused, []),
+        }
+    }
 }
 
 impl From<CommandError> for Status {

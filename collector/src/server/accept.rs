@@ -8,6 +8,8 @@
 
 use std::{
     io,
+    net::IpAddr,
+    os::fd::AsFd as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -15,8 +17,8 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::{Semaphore, mpsc},
+    net::{TcpListener, TcpStream, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::sleep,
 };
@@ -27,8 +29,13 @@ use tracing::{info, warn};
 use super::{
     io::Io,
     listen::{Listeners, MemoryListener},
+    tls::{Tls, handshakes::Handshakes},
     transport::Transport,
     unix::SocketFile,
+};
+use crate::{
+    access::{Access, Origin},
+    peer_groups::peer_groups,
 };
 
 /// Connections that are open at once from within this process.
@@ -49,32 +56,101 @@ enum Listener {
 }
 
 impl Listener {
-    /// A connection, and who owns the watches that it makes. `None` when nobody can
-    /// connect any more.
-    async fn accept(&mut self) -> Option<io::Result<(Transport, String)>> {
+    /// A connection and where it is from. `None` when nobody can connect any more.
+    async fn accept(&mut self, access: &Access) -> Option<io::Result<(Transport, Origin)>> {
         match self {
-            Self::Unix { listener, .. } => Some(accept_unix(listener).await),
-            Self::Tcp(listener) => Some(accept_tcp(listener).await),
+            Self::Unix { listener, .. } => Some(accept_unix(listener, access).await),
+            Self::Tcp(listener) => {
+                let accepted = tcp(listener).await;
+                Some(accepted.map(|(stream, ip)| (Transport::Tcp(stream), Origin::Tcp(ip))))
+            }
             Self::Memory(listener) => {
                 let stream = listener.recv().await?;
-                let owner = "in-process".to_owned();
-                Some(Ok((Transport::Memory(stream), owner)))
+                Some(Ok((Transport::Memory(stream), Origin::InProcess)))
             }
         }
     }
 }
 
-async fn accept_unix(listener: &UnixListener) -> io::Result<(Transport, String)> {
+async fn accept_unix(listener: &UnixListener, access: &Access) -> io::Result<(Transport, Origin)> {
     let (stream, _) = listener.accept().await?;
-    let owner = format!("uid:{}", stream.peer_cred()?.uid());
-    Ok((Transport::Unix(stream), owner))
+    let credentials = stream.peer_cred()?;
+    let mut gids = Vec::new();
+    if access.asks_for_groups() {
+        gids = peer_groups(stream.as_fd())?;
+        gids.push(credentials.gid());
+    }
+    let uid = credentials.uid();
+    Ok((Transport::Unix(stream), Origin::Unix { uid, gids }))
 }
 
-async fn accept_tcp(listener: &TcpListener) -> io::Result<(Transport, String)> {
+/// A connection over TCP, and from where.
+pub(super) async fn tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
     let (stream, address) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    let owner = format!("ip:{}", address.ip().to_canonical());
-    Ok((Transport::Tcp(stream), owner))
+    // Fails where the peer has gone already, which reading will tell.
+    let _ = stream.set_nodelay(true);
+    Ok((stream, address.ip()))
+}
+
+/// What turns an accepted stream into a connection.
+#[derive(Clone)]
+pub(super) struct Admission {
+    pub(super) access: Arc<Access>,
+    places: Arc<Semaphore>,
+    /// What a peer gets for its handshake, and then to begin to speak.
+    pub(super) preface: Duration,
+    cut: CancellationToken,
+}
+
+impl Admission {
+    /// Waits for a place. `None` when there are no more.
+    pub(super) async fn admit(&self, transport: Transport, origin: &Origin) -> Option<Io> {
+        let place = self.place().await?;
+        Some(self.admit_to(place, transport, origin))
+    }
+
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    fn admit_to(&self, place: OwnedSemaphorePermit, transport: Transport, origin: &Origin) -> Io {
+        let standing = self.access.standing(origin);
+        Io::new(
+            transport,
+            standing,
+            self.cut.child_token(),
+            place,
+            self.preface,
+        )
+    }
+}
+
+/// Errors of accepting, told once per spell, or the log would fill.
+#[derive(Default)]
+pub(super) struct Trouble {
+    lasts: bool,
+}
+
+impl Trouble {
+    /// Waits as long as is right after the error.
+    pub(super) async fn after(&mut self, error: &io::Error) {
+        // One peer has gone before its turn; the next may be there.
+        if let io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset = error.kind() {
+            return;
+        }
+        if !self.lasts {
+            warn!(%error, "cannot accept a connection, trying on every {BACK_OFF:?}");
+            self.lasts = true;
+        }
+        sleep(BACK_OFF).await;
+    }
+
+    pub(super) fn is_over(&mut self) {
+        if self.lasts {
+            info!("connections are accepted again");
+            self.lasts = false;
+        }
+    }
 }
 
 /// The connections, as they come; without end.
@@ -87,48 +163,62 @@ pub(super) struct Accepted {
 
 impl Accepted {
     /// Called within a tokio runtime. So many connections may be open over Unix
-    /// sockets, and as many over TCP. Cancelling `cut` cuts off every
+    /// sockets, as many over TCP, and as many over TLS. Cancelling `cut` cuts off every
     /// connection; ending the tasks closes the listeners.
     pub(super) fn start(
         listeners: Listeners,
+        tls: Option<&Arc<Tls>>,
         max_connections: u32,
+        access: &Arc<Access>,
         cut: &CancellationToken,
     ) -> io::Result<(Self, JoinSet<()>)> {
         // One budget for each kind, however many listeners it has. A listener keeps a
-        // place while it waits, so that there is one for each at least.
-        let max_connections = max_connections as usize;
-        let [unix, tcp, memory] = [
-            max_connections.max(listeners.unix.len()),
-            max_connections.max(listeners.tcp.len()),
-            MAX_MEMORY.max(listeners.memory.len()),
-        ]
-        .map(|places| Arc::new(Semaphore::new(places)));
+        // place while it waits, so that there is one for each at least; one with TLS
+        // does not, since a place is taken after the handshake.
+        let kind = |places: usize| Admission {
+            access: Arc::clone(access),
+            places: Arc::new(Semaphore::new(places)),
+            preface: listeners.preface,
+            cut: cut.clone(),
+        };
+        let most = max_connections as usize;
+        let over_unix = kind(most.max(listeners.unix.len()));
+        let over_tcp = kind(most.max(listeners.tcp.len()));
+        let over_tls = kind(most);
+        let in_memory = kind(MAX_MEMORY.max(listeners.memory.len()));
         let mut all = Vec::new();
         for (file, listener) in listeners.unix {
             let listener = Listener::Unix {
                 listener: UnixListener::from_std(listener)?,
                 _file: file,
             };
-            all.push((listener, &unix));
+            all.push((listener, &over_unix));
         }
         for listener in listeners.tcp {
-            all.push((Listener::Tcp(TcpListener::from_std(listener)?), &tcp));
+            all.push((Listener::Tcp(TcpListener::from_std(listener)?), &over_tcp));
         }
         for listener in listeners.memory {
-            all.push((Listener::Memory(listener), &memory));
+            all.push((Listener::Memory(listener), &in_memory));
         }
 
         let (sender, connections) = mpsc::channel(1);
         let mut loops = JoinSet::new();
-        for (listener, places) in all {
+        for (listener, admission) in all {
             let acceptor = Acceptor {
                 listener,
-                places: Arc::clone(places),
-                preface: listeners.preface,
+                admission: admission.clone(),
                 connections: sender.clone(),
-                cut: cut.clone(),
             };
             loops.spawn(acceptor.run());
+        }
+        for (listener, tls) in listeners.tls.into_iter().flat_map(|it| Some((it, tls?))) {
+            let handshakes = Handshakes {
+                listener: TcpListener::from_std(listener)?,
+                tls: Arc::clone(tls),
+                admission: over_tls.clone(),
+                connections: sender.clone(),
+            };
+            loops.spawn(handshakes.run());
         }
         let accepted = Self {
             connections,
@@ -149,37 +239,24 @@ impl Stream for Accepted {
 /// Accepts from one listener.
 struct Acceptor {
     listener: Listener,
-    places: Arc<Semaphore>,
-    preface: Duration,
+    admission: Admission,
     connections: mpsc::Sender<Io>,
-    cut: CancellationToken,
 }
 
 impl Acceptor {
     async fn run(mut self) {
-        let mut failing = false;
+        let mut trouble = Trouble::default();
         // A place first: a connection that has none is better left in the queue.
-        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
-            match self.listener.accept().await {
-                Some(Ok((transport, owner))) => {
-                    if failing {
-                        info!("connections are accepted again");
-                        failing = false;
-                    }
-                    let cut = self.cut.child_token();
-                    let io = Io::new(transport, owner, cut, place, self.preface);
+        while let Some(place) = self.admission.place().await {
+            match self.listener.accept(&self.admission.access).await {
+                Some(Ok((transport, origin))) => {
+                    trouble.is_over();
+                    let io = self.admission.admit_to(place, transport, &origin);
                     if self.connections.send(io).await.is_err() {
                         return;
                     }
                 }
-                Some(Err(error)) => {
-                    // Once per spell, or the log would fill.
-                    if !failing {
-                        warn!(%error, "cannot accept a connection, trying on every {BACK_OFF:?}");
-                        failing = true;
-                    }
-                    sleep(BACK_OFF).await;
-                }
+                Some(Err(error)) => trouble.after(&error).await,
                 None => return,
             }
         }

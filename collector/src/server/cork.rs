@@ -70,6 +70,9 @@ pub(super) struct Cork<T> {
     written: usize,
     /// Turns since the first of them came.
     turns: u8,
+    /// What was released may be held by the transport itself, as TLS does, although a
+    /// flush was answered before.
+    unflushed: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
@@ -80,6 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             held: Vec::new(),
             written: 0,
             turns: 0,
+            unflushed: false,
         }
     }
 
@@ -87,7 +91,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         &self.streams
     }
 
-    /// Writes all that is held back.
+    /// Writes all that is held back; see `unflushed`.
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.held.get(self.written..)
             && !rest.is_empty()
@@ -97,9 +101,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written;
+            self.unflushed = true;
         }
         self.held = Vec::new();
         self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush_inner(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.unflushed = false;
         Poll::Ready(Ok(()))
     }
 
@@ -132,6 +143,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Cork<T> {
             } else if let Poll::Ready(Err(error)) = self.poll_release(cx) {
                 return Poll::Ready(Err(error));
             }
+        }
+        if self.unflushed
+            && let Poll::Ready(Err(error)) = self.poll_flush_inner(cx)
+        {
+            return Poll::Ready(Err(error));
         }
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
@@ -171,7 +187,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Cork<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
-            return Pin::new(&mut self.inner).poll_flush(cx);
+            return self.poll_flush_inner(cx);
         }
         Poll::Ready(Ok(()))
     }
@@ -194,6 +210,8 @@ mod tests {
         writes: Vec<Vec<u8>>,
         takes: usize,
         is_shut: bool,
+        /// Writes that have come since the last flush.
+        unflushed: usize,
     }
 
     impl AsyncRead for Wire {
@@ -217,10 +235,12 @@ mod tests {
                 return Poll::Pending;
             }
             self.writes.push(buf[..taken].to_vec());
+            self.unflushed += 1;
             Poll::Ready(Ok(taken))
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.unflushed = 0;
             Poll::Ready(Ok(()))
         }
 
@@ -301,6 +321,7 @@ mod tests {
         assert!(task.is_woken(), "and the last one");
         task.read();
         assert_eq!(task.cork.inner.writes, [b"one two three"]);
+        assert_eq!(task.cork.inner.unflushed, 0, "TLS would still hold it");
         assert_eq!(task.cork.held.capacity(), 0);
         task.read();
         assert!(!task.is_woken(), "there is nothing to do");

@@ -9,6 +9,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -25,6 +26,7 @@ use super::{
     cork::{Cork, OpenStreams},
     transport::Transport,
 };
+use crate::access::Standing;
 
 /// The bytes that every HTTP/2 client begins with (RFC 9113, 3.4). Once they
 /// have come, the server's keepalive finds out whether the peer is still there.
@@ -33,8 +35,8 @@ const PREFACE_BYTES: usize = 24;
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
-    /// "uid:N", "ip:ADDRESS" or "in-process": the owner of the watches it makes.
-    pub(crate) owner: String,
+    /// What the connection itself tells of it.
+    pub(crate) standing: Arc<Standing>,
     /// The connection's streams.
     pub(crate) connection: OpenStreams,
 }
@@ -48,7 +50,7 @@ struct Preface {
 /// See the module.
 pub(super) struct Io {
     transport: Cork<Transport>,
-    owner: String,
+    standing: Arc<Standing>,
     cut: CancellationToken,
     /// Wakes the connection's task when `cut` is cancelled.
     when_cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -63,14 +65,14 @@ impl Io {
     /// token: it is looked at with every message. Called within a tokio runtime.
     pub(super) fn new(
         transport: Transport,
-        owner: String,
+        standing: Standing,
         cut: CancellationToken,
         place: OwnedSemaphorePermit,
         preface: Duration,
     ) -> Self {
         Self {
             transport: Cork::new(transport, OpenStreams::default()),
-            owner,
+            standing: Arc::new(standing),
             when_cut: Box::pin(cut.clone().cancelled_owned()),
             cut,
             preface: Some(Preface {
@@ -114,7 +116,7 @@ impl Connected for Io {
 
     fn connect_info(&self) -> Peer {
         Peer {
-            owner: self.owner.clone(),
+            standing: Arc::clone(&self.standing),
             connection: self.transport.streams().clone(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Takes addresses, produces bound listeners: from then on clients may connect
 //! and wait for the collector to run. Promises that nothing is reachable from
-//! another host, since there is no encryption and no proof of identity yet.
+//! another host without TLS, that is, without encryption and proof of identity.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -21,8 +21,14 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::unix::{SocketFile, listen_at};
-use crate::inherited::{self, Inherited};
+use super::{
+    tls::{self, TlsFiles},
+    unix::{SocketFile, listen_at},
+};
+use crate::{
+    access::reload,
+    inherited::{self, Inherited},
+};
 
 /// Bytes that an in-memory connection holds in each direction.
 const MEMORY_BUFFER: usize = 64 * 1024;
@@ -39,9 +45,14 @@ pub struct Listeners {
     /// Each with its file, if that is its own.
     pub(super) unix: Vec<(Option<SocketFile>, UnixListener)>,
     pub(super) tcp: Vec<TcpListener>,
+    pub(super) tls: Vec<TcpListener>,
+    /// What those of `tls` go by.
+    pub(super) tls_files: Option<TlsFiles>,
     pub(super) memory: Vec<MemoryListener>,
     /// What a peer gets to begin to speak; tests make do with less.
     pub(super) preface: Duration,
+    /// How often certificates and tokens are looked at; tests are less patient.
+    pub(super) reload: Duration,
 }
 
 impl Default for Listeners {
@@ -49,8 +60,11 @@ impl Default for Listeners {
         Self {
             unix: Vec::new(),
             tcp: Vec::new(),
+            tls: Vec::new(),
+            tls_files: None,
             memory: Vec::new(),
             preface: PREFACE,
+            reload: reload::EVERY,
         }
     }
 }
@@ -62,10 +76,11 @@ impl Listeners {
     }
 
     /// Listens on a Unix socket at this absolute path, readable and writable
-    /// for its owner and group. Makes the folder if it is missing, replaces the
-    /// file of a collector that is dead, refuses that of one that is alive.
-    pub fn bind_unix(&mut self, path: &Path) -> io::Result<()> {
-        let (file, listener) = listen_at(path)?;
+    /// for its owner and group; `gid` is its group, if not the process's own. Makes the
+    /// folder if it is missing, replaces the file of a collector that is dead, refuses
+    /// that of one that is alive.
+    pub fn bind_unix(&mut self, path: &Path, gid: Option<u32>) -> io::Result<()> {
+        let (file, listener) = listen_at(path, gid)?;
         self.unix.push((Some(file), listener));
         Ok(())
     }
@@ -74,10 +89,7 @@ impl Listeners {
     /// got (ask for 0 to have one chosen).
     pub fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
         only_loopback(address)?;
-        let explain = |why| io::Error::other(format!("cannot listen on {address}: {why}"));
-        let listener = TcpListener::bind(address).map_err(explain)?;
-        listener.set_nonblocking(true)?;
-        let bound = listener.local_addr()?;
+        let (listener, bound) = bind(address)?;
         self.tcp.push(listener);
         Ok(bound)
     }
@@ -106,6 +118,18 @@ impl Listeners {
         Ok(addresses)
     }
 
+    /// Listens on any TCP address with TLS, and tells which port it got. All listeners
+    /// with TLS have the same files: those that were given last.
+    pub fn bind_tls(&mut self, address: SocketAddr, files: &TlsFiles) -> io::Result<SocketAddr> {
+        let explain = |why| io::Error::other(format!("cannot listen on tls://{address}: {why}"));
+        // So that what is wrong with them is told at once.
+        tls::load(files, true).map_err(explain)?;
+        let (listener, bound) = bind(address)?;
+        self.tls.push(listener);
+        self.tls_files = Some(files.clone());
+        Ok(bound)
+    }
+
     /// Listens to this process itself.
     pub fn memory(&mut self) -> MemoryConnector {
         let (connections, listener) = mpsc::channel(MEMORY_BACKLOG);
@@ -114,7 +138,7 @@ impl Listeners {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.unix.is_empty() && self.tcp.is_empty() && self.memory.is_empty()
+        self.unix.is_empty() && self.tcp.is_empty() && self.tls.is_empty() && self.memory.is_empty()
     }
 }
 
@@ -126,10 +150,21 @@ fn only_loopback(address: SocketAddr) -> io::Result<()> {
     Err(io::Error::new(
         io::ErrorKind::PermissionDenied,
         format!(
-            "cannot listen on {address}: without TLS only loopback addresses are allowed, \
-             since anybody who reaches the port could watch; use 127.0.0.1 or [::1], or a Unix socket"
+            "cannot listen on tcp://{address}: without TLS only loopback addresses are allowed, \
+             since anybody who reaches the port could watch; write tls://{address} with \
+             --tls-cert, --tls-key and --tls-client-ca (netio-collector certs init DIR makes a \
+             set to try), or tcp://127.0.0.1:{port}, or a Unix socket",
+            port = address.port()
         ),
     ))
+}
+
+fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let explain = |why| io::Error::other(format!("cannot listen on {address}: {why}"));
+    let listener = TcpListener::bind(address).map_err(explain)?;
+    listener.set_nonblocking(true)?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
 }
 
 /// Connects to the collector in the same process.
@@ -177,7 +212,8 @@ mod tests {
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
             let refused = listeners.bind_tcp(address.parse().unwrap()).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-            assert!(refused.to_string().contains("TLS"), "{refused}");
+            let next = format!("write tls://{address} with --tls-cert");
+            assert!(refused.to_string().contains(&next), "{refused}");
         }
     }
 

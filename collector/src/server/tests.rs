@@ -31,7 +31,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 fn socket(folder: &Path) -> (std::path::PathBuf, Listeners) {
     let path = folder.join("netio.sock");
     let mut listeners = Listeners::new();
-    listeners.bind_unix(&path).unwrap();
+    listeners.bind_unix(&path, None).unwrap();
     (path, listeners)
 }
 

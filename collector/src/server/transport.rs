@@ -11,11 +11,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::server::TlsStream;
 
 /// An accepted stream of bytes.
 pub(super) enum Transport {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Memory(DuplexStream),
 }
 
@@ -25,6 +27,7 @@ macro_rules! on_stream {
         match $transport.get_mut() {
             Self::Unix(stream) => Pin::new(stream).$method($($argument),*),
             Self::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Self::Tls(stream) => Pin::new(stream).$method($($argument),*),
             Self::Memory(stream) => Pin::new(stream).$method($($argument),*),
         }
     };
@@ -61,6 +64,7 @@ impl AsyncWrite for Transport {
         match self {
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
             Self::Memory(stream) => stream.is_write_vectored(),
         }
     }

@@ -1,7 +1,7 @@
 //! The Unix socket's file.
 //!
-//! Takes a path, produces a listener. Promises: the socket can be connected to
-//! only once its mode is right; a dead collector's file is replaced, a live
+//! Takes a path and a group, produces a listener. Promises: the socket can be connected to
+//! only once its group and mode are right; a dead collector's file is replaced, a live
 //! one's is refused; the file goes when [`SocketFile`] is dropped, if it is
 //! still ours.
 #![forbid(unsafe_code)]
@@ -10,7 +10,7 @@ use std::{
     ffi::OsString,
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, lchown},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -45,8 +45,9 @@ impl Drop for SocketFile {
     }
 }
 
-/// Makes a listening socket at this path.
-pub(super) fn listen_at(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
+/// Makes a listening socket at this path, of this group if it is not to be the
+/// process's own.
+pub(super) fn listen_at(path: &Path, gid: Option<u32>) -> io::Result<(SocketFile, UnixListener)> {
     let (folder, name) = match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) if path.is_absolute() => (folder, name),
         _ => return Err(error(path, "give an absolute path of a file")),
@@ -58,7 +59,7 @@ pub(super) fn listen_at(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
         .map_err(|why| error(path, format!("cannot make its folder: {why}")))?;
     refuse_unless_free(path)?;
 
-    // Bound under a name of its own, given its mode, made to listen, and only
+    // Bound under a name of its own, given its group and mode, made to listen, and only
     // then moved to where others look for it.
     let mut own_name = OsString::from(".");
     own_name.push(name);
@@ -76,6 +77,10 @@ pub(super) fn listen_at(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
         identity: identity(&own_path)?,
         path: own_path,
     };
+    if gid.is_some() {
+        lchown(&file.path, None, gid)
+            .map_err(|why| error(path, format!("cannot give it to its group: {why}")))?;
+    }
     fs::set_permissions(&file.path, fs::Permissions::from_mode(MODE))?;
     listen(&socket, BACKLOG)?;
     fs::rename(&file.path, path).map_err(|why| error(path, why))?;
@@ -161,7 +166,7 @@ mod tests {
     fn the_socket_has_its_mode_and_folder_and_goes_when_dropped() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("made/here/netio.sock");
-        let bound = listen_at(&path).unwrap();
+        let bound = listen_at(&path, None).unwrap();
         let metadata = fs::symlink_metadata(&path).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o777, MODE);
         assert_eq!(names(path.parent().unwrap()), ["netio.sock"]);
@@ -171,11 +176,26 @@ mod tests {
     }
 
     #[test]
+    fn the_group_is_set_with_the_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("netio.sock");
+        // Root may give it to any group; others only to one of their own.
+        let gid = match rustix::process::geteuid().is_root() {
+            true => 12_345,
+            false => rustix::process::getgid().as_raw(),
+        };
+        let _bound = listen_at(&path, Some(gid)).unwrap();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(metadata.gid(), gid);
+        assert_eq!(metadata.permissions().mode() & 0o777, MODE);
+    }
+
+    #[test]
     fn a_dead_collectors_file_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("netio.sock");
         drop(UnixListener::bind(&path).unwrap()); // leaves its file behind
-        let _bound = listen_at(&path).unwrap();
+        let _bound = listen_at(&path, None).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -184,7 +204,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("netio.sock");
         let live = UnixListener::bind(&path).unwrap();
-        let refused = listen_at(&path).err().unwrap();
+        let refused = listen_at(&path, None).err().unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
         assert!(
             refused.to_string().contains("another collector"),
@@ -199,7 +219,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("precious");
         fs::write(&path, "data").unwrap();
-        let refused = listen_at(&path).err().unwrap();
+        let refused = listen_at(&path, None).err().unwrap();
         assert!(refused.to_string().contains("no socket"), "{refused}");
         assert_eq!(fs::read(&path).unwrap(), b"data");
     }
@@ -208,9 +228,9 @@ mod tests {
     fn a_successors_file_is_not_removed() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("netio.sock");
-        let bound = listen_at(&path).unwrap();
+        let bound = listen_at(&path, None).unwrap();
         fs::remove_file(&path).unwrap();
-        let _successor = listen_at(&path).unwrap();
+        let _successor = listen_at(&path, None).unwrap();
         drop(bound);
         UnixStream::connect(&path).unwrap();
     }
@@ -219,9 +239,9 @@ mod tests {
     fn a_path_that_cannot_be_is_explained() {
         let root = tempfile::tempdir().unwrap();
         let long = root.path().join("x".repeat(120));
-        let refused = listen_at(&long).err().unwrap();
+        let refused = listen_at(&long, None).err().unwrap();
         assert!(refused.to_string().contains("too long"), "{refused}");
-        let relative = listen_at(Path::new("netio.sock")).err().unwrap();
+        let relative = listen_at(Path::new("netio.sock"), None).err().unwrap();
         assert!(relative.to_string().contains("absolute"), "{relative}");
         assert!(names(root.path()).is_empty());
     }

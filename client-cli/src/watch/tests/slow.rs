@@ -62,7 +62,7 @@ async fn after_a_stall_the_totals_are_right() {
         ..Options::default()
     };
     let mut listeners = Listeners::new();
-    listeners.bind_unix(&socket).unwrap();
+    listeners.bind_unix(&socket, None).unwrap();
     let stop = CancellationToken::new();
     let collector =
         netio_collector::run(Box::new(kernel.clone()), options, listeners, stop.clone());
@@ -75,7 +75,7 @@ async fn after_a_stall_the_totals_are_right() {
         .await
         .unwrap();
     let origin = Origin::Remote(endpoint.parse().unwrap());
-    let rpc = Rpc::new(channel, origin, stop.clone());
+    let rpc = Rpc::new(without_token(channel), origin, stop.clone());
 
     let mut idler = Idler::new();
     let pid = idler.pid();
