@@ -24,7 +24,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod connect;
 mod target;
+
+pub use connect::{Channel, Connect, ConnectError, Token};
 
 /// Version 1 of the API.
 pub mod v1 {

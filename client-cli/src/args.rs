@@ -8,7 +8,7 @@ use netio_collector::{Options, probe::HookChoice};
 
 use crate::{
     embedded::Settings,
-    endpoint::Endpoint,
+    endpoint::{Credentials, Endpoint},
     target,
     ticks::Shape,
     wanted::Wanted,
@@ -46,6 +46,8 @@ Examples:
   netio-client watch --container 0123456789ab --port 3306 --detach
   netio-client watch --pid 4242 --output json | jq .sent_bytes
   netio-client watch --pid 4242 --endpoint tcp://127.0.0.1:7070
+  netio-client watch --pid 4242 --endpoint tls://db1:7443 --tls-ca ca.pem \
+    --tls-cert client.pem --tls-key client-key.pem
   netio-client watch --port 3306 --since 5m
   netio-client watch --watch-id w-7 --since 2026-03-01T12:00:00Z
   netio-client watch --port 3306 --every 10s --only-changed
@@ -309,10 +311,20 @@ pub(crate) enum Format {
 /// Which collector.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Connect {
-    /// The collector: unix:///PATH, http://HOST:PORT or tcp://HOST:PORT
-    /// [default: unix:///run/netio/collector.sock].
+    /// The collector: unix:///PATH, tls://HOST:PORT (or https), or tcp://HOST:PORT (or
+    /// http) without TLS [default: unix:///run/netio/collector.sock].
     #[arg(long, value_name = "URL", env = "NETIO_ENDPOINT")]
     pub(crate) endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    pub(crate) credentials: Credentials,
+}
+
+impl Connect {
+    /// The collector that the user named.
+    pub(crate) fn named(&self) -> Option<Endpoint> {
+        let endpoint = self.endpoint.clone()?;
+        Some(endpoint.with(self.credentials.clone()))
+    }
 }
 
 /// How a collector within this command counts.

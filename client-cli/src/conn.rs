@@ -9,13 +9,15 @@
 
 use std::{error::Error, io, time::Duration};
 
+use netio::{Channel, ConnectError};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{self, Channel};
+use tonic::transport;
 
 use crate::{
+    args::Connect,
     embedded::{Embedded, Settings},
     endpoint::Endpoint,
-    failure::{Failure, Origin},
+    failure::{Failure, Origin, for_tls},
     output,
     rpc::Rpc,
 };
@@ -49,14 +51,14 @@ pub(crate) enum Embedding {
 }
 
 impl Wish {
-    /// Looks for `named`, else at the default endpoint, else embeds if that is allowed.
-    pub(crate) fn new(named: Option<Endpoint>, embed: Embedding) -> Result<Self, Failure> {
-        let default = netio::DEFAULT_ENDPOINT
+    /// Looks where the user says, else at the default endpoint, else embeds if that is allowed.
+    pub(crate) fn new(connect: Connect, embed: Embedding) -> Result<Self, Failure> {
+        let default: Endpoint = netio::DEFAULT_ENDPOINT
             .parse()
             .map_err(|error| Failure::new(format!("{error}"), "name an --endpoint"))?;
         Ok(Self {
-            named,
-            default,
+            named: connect.named(),
+            default: default.with(connect.credentials),
             embed,
         })
     }
@@ -92,7 +94,7 @@ impl Connection {
                 ));
                 let (embedded, channel) = Embedded::start(settings).await?;
                 Ok(Self {
-                    rpc: Rpc::new(channel, Origin::InProcess, stop),
+                    rpc: Rpc::new(without_token(channel), Origin::InProcess, stop),
                     embedded: Some(embedded),
                 })
             }
@@ -112,6 +114,11 @@ impl Connection {
             None => outcome,
         }
     }
+}
+
+/// A collector in this process knows no tokens.
+pub(crate) fn without_token(channel: transport::Channel) -> Channel {
+    netio::Connect::to(netio::DEFAULT_ENDPOINT).with_token(channel)
 }
 
 fn settings_in_vain(endpoint: &Endpoint) -> Failure {
@@ -146,8 +153,13 @@ enum Unreachable {
 }
 
 async fn connect(endpoint: &Endpoint) -> Result<Channel, Unreachable> {
-    transport::Endpoint::from_shared(endpoint.to_string())
-        .map_err(|error| Unreachable::Other(innermost(&error)))?
+    let connect = endpoint.connect();
+    let channel = connect
+        .endpoint()
+        .map_err(|error| match error {
+            ConnectError::Transport(error) => Unreachable::Other(innermost(&error)),
+            other => Unreachable::Other(other.to_string()),
+        })?
         .connect_timeout(CONNECT_LIMIT)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
@@ -158,7 +170,8 @@ async fn connect(endpoint: &Endpoint) -> Result<Channel, Unreachable> {
             Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Unreachable::Absent,
             Some(io::ErrorKind::PermissionDenied) => Unreachable::Forbidden,
             _ => Unreachable::Other(innermost(&error)),
-        })
+        })?;
+    Ok(connect.with_token(channel))
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -191,7 +204,9 @@ impl Unreachable {
             ),
             Self::Other(why) => Failure::new(
                 format!("cannot connect to {endpoint}: {why}"),
-                "check --endpoint (NETIO_ENDPOINT), and that netio-collector listens there",
+                for_tls(&why).unwrap_or(
+                    "check --endpoint (NETIO_ENDPOINT), and that netio-collector listens there",
+                ),
             ),
         }
     }

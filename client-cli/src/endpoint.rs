@@ -1,17 +1,124 @@
-//! Where a collector is: takes the text of `--endpoint`, produces an
-//! [`Endpoint`] that can be dialled, or an error that shows the right form.
+//! Where a collector is and how to be let in: takes the text of `--endpoint`, produces
+//! an [`Endpoint`] that can be dialled, or an error that shows the right form.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, fmt::Write as _, path::PathBuf, str::FromStr};
 
 use http::uri::Authority;
+use netio::Connect;
 
-/// The address of a collector.
+use crate::shell;
+
+/// A collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
+pub(crate) struct Endpoint {
+    address: Address,
+    credentials: Credentials,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Address {
     /// The absolute path of a Unix socket.
     Unix(String),
     /// `HOST:PORT`.
     Tcp(Authority),
+    /// The same with TLS.
+    Tls(Authority),
+}
+
+/// How to know the collector, and to be known by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Credentials {
+    /// For tls://: the CA that has signed the collector's certificate, PEM.
+    #[arg(long, value_name = "FILE", env = "NETIO_CLIENT_TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// For tls://: a certificate to be known by, PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NETIO_CLIENT_TLS_CERT",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// For tls://: its private key, PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NETIO_CLIENT_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// A file with a token to be known by, instead of a certificate or user.
+    #[arg(long, value_name = "FILE", env = "NETIO_CLIENT_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+impl Endpoint {
+    /// The same, to be reached with these.
+    pub(crate) fn with(self, credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            ..self
+        }
+    }
+
+    /// How to connect.
+    pub(crate) fn connect(&self) -> Connect {
+        let mut connect = Connect::to(self.to_string());
+        let Credentials {
+            tls_ca,
+            tls_cert,
+            tls_key,
+            token_file,
+        } = self.credentials.clone();
+        // A Unix socket has none, so what the variables hold is not for it.
+        if !matches!(self.address, Address::Unix(_)) {
+            if let Some(ca) = tls_ca {
+                connect = connect.tls_ca(ca);
+            }
+            if let (Some(cert), Some(key)) = (tls_cert, tls_key) {
+                connect = connect.tls_identity(cert, key);
+            }
+        }
+        match token_file {
+            Some(file) => connect.token_file(file),
+            None => connect,
+        }
+    }
+
+    /// As options of a command that can be typed.
+    pub(crate) fn options(&self) -> String {
+        let Credentials {
+            tls_ca,
+            tls_cert,
+            tls_key,
+            token_file,
+        } = &self.credentials;
+        let mut options = format!("--endpoint {}", shell::word(&self.to_string()));
+        for (option, file) in [
+            ("--tls-ca", tls_ca),
+            ("--tls-cert", tls_cert),
+            ("--tls-key", tls_key),
+            ("--token-file", token_file),
+        ] {
+            if let Some(file) = file {
+                let _ = write!(
+                    options,
+                    " {option} {}",
+                    shell::word(&file.to_string_lossy())
+                );
+            }
+        }
+        options
+    }
+}
+
+impl From<Address> for Endpoint {
+    fn from(address: Address) -> Self {
+        Self {
+            address,
+            credentials: Credentials::default(),
+        }
+    }
 }
 
 /// Why a text names no endpoint.
@@ -22,7 +129,7 @@ impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}; write unix:///PATH, http://HOST:PORT or tcp://HOST:PORT",
+            "{}; write unix:///PATH, tls://HOST:PORT or tcp://HOST:PORT",
             self.0
         )
     }
@@ -40,11 +147,11 @@ impl FromStr for Endpoint {
         match scheme {
             "unix" if rest.contains('\0') => Err(EndpointError("the path holds a zero byte")),
             "unix" if rest.starts_with('/') && !rest.ends_with('/') => {
-                Ok(Self::Unix(rest.to_owned()))
+                Ok(Address::Unix(rest.to_owned()).into())
             }
             "unix" => Err(EndpointError("the socket's path is not absolute")),
-            "http" | "tcp" => tcp(rest).map(Self::Tcp),
-            "https" => Err(EndpointError("TLS is not supported")),
+            "http" | "tcp" => Ok(Address::Tcp(tcp(rest)?).into()),
+            "https" | "tls" => Ok(Address::Tls(tcp(rest)?).into()),
             _ => Err(EndpointError("the scheme is unknown")),
         }
     }
@@ -68,9 +175,10 @@ fn tcp(rest: &str) -> Result<Authority, EndpointError> {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{path}"),
-            Self::Tcp(authority) => write!(f, "http://{authority}"),
+        match &self.address {
+            Address::Unix(path) => write!(f, "unix://{path}"),
+            Address::Tcp(authority) => write!(f, "http://{authority}"),
+            Address::Tls(authority) => write!(f, "https://{authority}"),
         }
     }
 }
@@ -87,6 +195,7 @@ mod tests {
             "http://127.0.0.1:7070",
             "http://[::1]:7070",
             "http://collector.example:7070",
+            "https://[::1]:7443",
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
@@ -102,6 +211,21 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn takes_tls_for_https_and_tells_what_to_type_again() {
+        let endpoint = "tls://h:1/".parse::<Endpoint>().unwrap();
+        assert_eq!(endpoint.options(), "--endpoint https://h:1");
+        let endpoint = endpoint.with(Credentials {
+            tls_ca: Some("a b.pem".into()),
+            token_file: Some("/t".into()),
+            ..Credentials::default()
+        });
+        assert_eq!(
+            endpoint.options(),
+            "--endpoint https://h:1 --tls-ca 'a b.pem' --token-file /t"
+        );
     }
 
     #[test]
@@ -121,7 +245,7 @@ mod tests {
             ("http://:7070", "host"),
             ("http://h:1/path", "HOST:PORT"),
             ("http://me@h:1", "user"),
-            ("https://h:1", "TLS"),
+            ("https://h", "port"),
             ("ftp://h:1", "unknown"),
         ] {
             let error = text.parse::<Endpoint>().unwrap_err().to_string();

@@ -10,9 +10,11 @@ use netio::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{endpoint::Endpoint, model::Point, shell, target, text};
+use crate::{endpoint::Endpoint, model::Point, target, text};
 
 mod next;
+
+pub(crate) use next::for_tls;
 
 /// Where the collector is that was spoken to.
 #[derive(Clone, Debug)]
@@ -69,12 +71,15 @@ impl Failure {
                 oldest: oldest(status, &reason),
                 reason: Some(reason),
             },
-            None => Self {
-                is_lost: is_lost(status),
-                ..Self::new(
-                    format!("cannot {doing}: {message}"),
-                    next::for_code(status.code(), origin),
-                )
+            None => match of_tls(status) {
+                Some((why, next)) => Self::new(format!("cannot {doing}: {why}"), next),
+                None => Self {
+                    is_lost: is_lost(status),
+                    ..Self::new(
+                        format!("cannot {doing}: {message}"),
+                        next::for_code(status.code(), origin),
+                    )
+                },
             },
         }
     }
@@ -185,8 +190,8 @@ impl Failure {
             let _ = write!(
                 self.next,
                 "\n  watches that may be left behind: {ids}\
-                 \n  to end them: netio-client unwatch {ids} --endpoint {}",
-                shell::word(&endpoint.to_string())
+                 \n  to end them: netio-client unwatch {ids} {}",
+                endpoint.options()
             );
         }
         self
@@ -235,6 +240,15 @@ fn oldest(status: &Status, reason: &str) -> Option<Point> {
         generation: number("generation")?,
         sequence: number("oldest_sequence")?,
     })
+}
+
+/// What TLS says in the causes of a status, and what to do.
+fn of_tls(status: &Status) -> Option<(String, &'static str)> {
+    let first = std::error::Error::source(status);
+    let causes = std::iter::successors(first, |cause| cause.source());
+    let words = causes.map(|cause| cause.to_string());
+    let known = |why: String| Some((text::message(&why), next::for_tls(&why)?));
+    words.filter_map(known).last()
 }
 
 /// The reason that a collector gave, if it was one that spoke.

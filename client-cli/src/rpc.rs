@@ -3,10 +3,13 @@
 
 use std::{future::Future, time::Duration};
 
-use netio::v1::{self, net_io_service_client::NetIoServiceClient};
+use netio::{
+    Channel,
+    v1::{self, net_io_service_client::NetIoServiceClient},
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Response, Status, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::{
     failure::{Failure, Origin},

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     json, output,
     process::Process,
-    shell, target, text,
+    target, text,
 };
 
 /// Digits of a container's id that tell it well enough.
@@ -23,8 +23,8 @@ const SHORT_ID: usize = 12;
 /// Runs it. That there are none is an answer, and no failure.
 pub(crate) async fn run(args: Discover) -> Result<(), Failure> {
     let embedding = Embedding::Allowed(Settings::default());
-    let named = args.connect.endpoint.clone();
-    let wish = Wish::new(args.connect.endpoint, embedding)?;
+    let named = args.connect.named();
+    let wish = Wish::new(args.connect, embedding)?;
     let connection = Connection::open(wish, CancellationToken::new()).await?;
     let databases = connection.rpc.discover().await;
     let shown = databases.and_then(|databases| {
@@ -92,7 +92,7 @@ impl Row {
 fn command(target: &v1::Target, endpoint: Option<&Endpoint>) -> String {
     let options = target::options(target).unwrap_or_default();
     let endpoint = endpoint
-        .map(|endpoint| format!(" --endpoint {}", shell::word(&endpoint.to_string())))
+        .map(|endpoint| format!(" {}", endpoint.options()))
         .unwrap_or_default();
     format!("netio-client watch {options}{endpoint}")
 }

@@ -20,7 +20,7 @@ mod cost;
 /// Runs it. A collector without hooks is shown, and is a failure.
 pub(crate) async fn run(args: Info) -> Result<(), Failure> {
     let embedding = Embedding::Allowed(args.embed.settings());
-    let wish = Wish::new(args.connect.endpoint, embedding)?;
+    let wish = Wish::new(args.connect, embedding)?;
     let connection = Connection::open(wish, CancellationToken::new()).await?;
     let origin = connection.rpc.origin().clone();
     let shown = connection.rpc.info().await.and_then(|info| {

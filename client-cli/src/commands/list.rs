@@ -21,7 +21,7 @@ use crate::{
 
 /// Runs it.
 pub(crate) async fn run(args: List) -> Result<(), Failure> {
-    let wish = Wish::new(args.connect.endpoint, Embedding::Pointless)?;
+    let wish = Wish::new(args.connect, Embedding::Pointless)?;
     let connection = Connection::open(wish, CancellationToken::new()).await?;
     let watches = connection.rpc.list().await;
     let shown = watches.and_then(|watches| {

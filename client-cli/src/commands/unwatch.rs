@@ -19,7 +19,7 @@ pub(crate) async fn run(args: Unwatch) -> Result<(), Failure> {
     let by_id = args.watch_ids.into_iter().map(Selector::WatchId);
     let by_target = args.selector.target().map(Selector::Target);
     let selectors: Vec<Selector> = by_id.chain(by_target).collect();
-    let wish = Wish::new(args.connect.endpoint, Embedding::Pointless)?;
+    let wish = Wish::new(args.connect, Embedding::Pointless)?;
     let connection = Connection::open(wish, CancellationToken::new()).await?;
     let shown = end(&connection.rpc, selectors).await;
     connection.close(shown).await

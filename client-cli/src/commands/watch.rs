@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Watch) -> Result<(), Failure> {
         Subject::Made(_) if args.detach => Embedding::TooShort,
         Subject::Made(_) => Embedding::Allowed(args.embed.settings()),
     };
-    let wish = Wish::new(args.connect.endpoint, embedding)?;
+    let wish = Wish::new(args.connect, embedding)?;
     let connection = tokio::select! {
         connection = Connection::open(wish, stop.clone()) => connection?,
         () = stop.cancelled() => return Ok(()),

@@ -105,6 +105,21 @@ pub(super) fn for_reason(reason: &str, origin: &Origin) -> String {
         "NOT_THE_OWNER" => {
             "a watch can be ended only by who made it: see OWNER in netio-client list"
         }
+        "CALLER_UNKNOWN" => {
+            "give a certificate and its key (--tls-cert, --tls-key) or a token (--token-file) that \
+             the collector's configuration grants a role to"
+        }
+        "TOKEN_INVALID" => {
+            "compare --token-file (NETIO_CLIENT_TOKEN_FILE) with the token_file of the collector's \
+             [[grant]]; without it, a Unix socket knows you as your user"
+        }
+        "ROLE_LACKING" => {
+            "ask whoever runs the collector for such a grant, as a [[grant]] in its --config or as \
+             --grant"
+        }
+        "METHOD_UNKNOWN" => {
+            "compare the versions: netio-client --version, netio-collector --version"
+        }
         _ => "netio-client info tells the collector's version: it may be newer than this client",
     }
     .to_owned()
@@ -130,6 +145,26 @@ pub(super) fn without_probes(origin: &Origin) -> String {
 fn command_line() -> String {
     let words: Vec<String> = env::args().map(|word| text::line(&word)).collect();
     words.join(" ")
+}
+
+/// What to do where TLS has failed, if that is what an error is about: our certificate
+/// is refused, or we refuse the collector's.
+pub(crate) fn for_tls(why: &str) -> Option<&'static str> {
+    let is_refused = why.contains("fatal alert");
+    if is_refused
+        && ["Certificate", "UnknownCA", "DecryptError"]
+            .iter()
+            .any(|it| why.contains(it))
+    {
+        return Some(
+            "the collector does not take this client's certificate: give one that its \
+             --tls-client-ca has signed and that is still valid, by --tls-cert and --tls-key",
+        );
+    }
+    why.contains("invalid peer certificate").then_some(
+        "give the CA of the collector's certificate by --tls-ca, and in --endpoint a name or \
+         address that its certificate has (netio-collector certs init --host)",
+    )
 }
 
 /// What to do about a status without a reason of the API.
@@ -171,6 +206,16 @@ mod tests {
         };
         let words = service.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         words.filter(is_reason).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn failures_of_tls_have_a_remedy_on_either_side() {
+        let of = |why| for_tls(why).unwrap_or_default();
+        assert!(of("received fatal alert: CertificateRequired").contains("--tls-cert"));
+        assert!(of("received fatal alert: UnknownCA").contains("--tls-cert"));
+        assert!(of("invalid peer certificate: UnknownIssuer").contains("--tls-ca"));
+        assert_eq!(for_tls("received fatal alert: InternalError"), None);
+        assert_eq!(for_tls("connection reset by peer"), None);
     }
 
     #[test]

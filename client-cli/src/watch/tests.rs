@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 use super::*;
-use crate::{embedded::Embedded, failure::Origin};
+use crate::{conn::without_token, embedded::Embedded, failure::Origin};
 
 mod bench;
 mod history;
@@ -76,7 +76,8 @@ impl Bench {
     }
 
     fn rpc(&self) -> Rpc {
-        Rpc::new(self.channel.clone(), Origin::InProcess, self.stop.clone())
+        let channel = without_token(self.channel.clone());
+        Rpc::new(channel, Origin::InProcess, self.stop.clone())
     }
 
     /// Watches as a command would; produces its outcome, lines and notes.

@@ -6,7 +6,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    args::Connect,
     conn::{Connection, Embedding, Wish},
+    endpoint::Credentials,
     watch::tests::scripted::Scripted,
 };
 
@@ -40,7 +42,11 @@ impl Scene {
         let server = tokio::spawn(collector.serve(&socket));
         let stop = CancellationToken::new();
         let endpoint = format!("unix://{}", socket.display()).parse().unwrap();
-        let wish = Wish::new(Some(endpoint), Embedding::Pointless).unwrap();
+        let connect = Connect {
+            endpoint: Some(endpoint),
+            credentials: Credentials::default(),
+        };
+        let wish = Wish::new(connect, Embedding::Pointless).unwrap();
         let connection = Connection::open(wish, stop.clone()).await.unwrap();
         Self {
             collector,
