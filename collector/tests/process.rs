@@ -147,3 +147,49 @@ fn a_report_that_cannot_be_written_is_a_failure() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("cannot write the report"), "{said}");
 }
+
+/// Each mistake ends it at once, and what is said can be typed.
+#[test]
+fn what_would_let_everybody_in_is_refused_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let init = program(env!("CARGO_BIN_EXE_netio-collector"))
+        .args(["certs", "init"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(init.status.success());
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (cert, key, ca) = (at("server.pem"), at("server-key.pem"), at("ca.pem"));
+    let tls = [
+        "--listen=tls://127.0.0.1:0",
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+    ];
+    let with_ca = [&tls[..], &["--tls-client-ca", &ca]].concat();
+    for (words, code, said) in [
+        (
+            &["--listen=tcp://0.0.0.0:7443"][..],
+            1,
+            "tls://0.0.0.0:7443 with --tls-cert",
+        ),
+        (&tls[..1], 2, "netio-collector certs init DIR"),
+        (&tls[1..], 2, "add --listen tls://HOST:PORT"),
+        (&tls[..], 1, "--tls-client-ca"),
+        (&with_ca[..], 1, "--grant 'watch cn=netio-client'"),
+        (&["--grant=watch cm=x"][..], 2, "'watch cn=netio-client'"),
+        (&["--grant=root cn=x"][..], 2, "observe, watch and admin"),
+        (&["--grant=watch group=no-such-group"][..], 2, "groupadd"),
+        (&["--socket-group=no-such-group"][..], 2, "groupadd"),
+    ] {
+        let output = program(env!("CARGO_BIN_EXE_netio-collector"))
+            .args(words)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {stderr}");
+        assert!(stderr.contains(said), "{words:?}: {stderr}");
+    }
+}
