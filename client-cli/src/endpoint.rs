@@ -85,6 +85,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether TLS is spoken with it.
+    pub(crate) fn has_tls(&self) -> bool {
+        matches!(self.address, Address::Tls(_))
+    }
+
     /// As options of a command that can be typed.
     pub(crate) fn options(&self) -> String {
         let Credentials {

@@ -177,6 +177,12 @@ pub(super) fn for_code(code: Code, origin: &Origin) -> String {
         (Code::PermissionDenied | Code::Unauthenticated, _) => {
             "ask whoever runs the collector to let you in".to_owned()
         }
+        // Its refusal may not have arrived: the connection ends before or after it is read.
+        (_, Origin::Remote(endpoint)) if endpoint.has_tls() => {
+            "check that netio-collector runs there, and takes this client's certificate \
+             (--tls-cert, --tls-key): where it does not, its log says CERTIFICATE_REFUSED"
+                .to_owned()
+        }
         (_, Origin::Remote(_)) => {
             "check that netio-collector runs there and is the one you mean, then repeat the command"
                 .to_owned()

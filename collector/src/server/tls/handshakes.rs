@@ -7,9 +7,10 @@
 //! the handshake.
 #![forbid(unsafe_code)]
 
-use std::{collections::VecDeque, io, net::IpAddr, sync::Arc};
+use std::{collections::VecDeque, io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -31,6 +32,9 @@ use crate::{
 /// Handshakes that are under way at once on a listener, those included that are done
 /// and wait for a place.
 pub const MOST: usize = 256;
+
+/// For a peer to read that its certificate is refused.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One listener.
 pub(in crate::server) struct Handshakes {
@@ -89,9 +93,15 @@ async fn shake_hands(
     admission: Admission,
     connections: mpsc::Sender<Io>,
 ) {
-    let stream = match timeout(admission.preface, acceptor.accept(stream)).await {
+    let handshake = acceptor.accept(stream).into_fallible();
+    let stream = match timeout(admission.preface, handshake).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tell(ip, &error, &admission),
+        Ok(Err((error, stream))) => {
+            if tell(ip, &error, &admission) {
+                close(stream).await;
+            }
+            return;
+        }
         Err(_) => return debug!(%ip, "no TLS handshake within {:?}", admission.preface),
     };
     let origin = Origin::Tls(ip, names(&stream));
@@ -111,9 +121,21 @@ fn names(stream: &TlsStream<TcpStream>) -> Option<Names> {
     Names::of(certificates.first()?)
 }
 
+/// Lets a peer whose certificate is refused read why. It has been speaking already, and
+/// closing the connection with something unread would discard what it is told.
+async fn close(mut stream: TcpStream) {
+    let read = async {
+        let _ = stream.shutdown().await;
+        let mut buffer = [0; 1024];
+        while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+    };
+    // A peer that goes on speaking is cut off.
+    let _ = timeout(LAST_WORDS, read).await;
+}
+
 /// A certificate that is refused is told as any refusal; that a peer goes away, or
-/// speaks something else, is not worth a line.
-fn tell(ip: IpAddr, error: &io::Error, admission: &Admission) {
+/// speaks something else, is not worth a line. Whether it was such a refusal.
+fn tell(ip: IpAddr, error: &io::Error, admission: &Admission) -> bool {
     use rustls::Error::{InvalidCertificate, NoCertificatesPresented};
     let inner = error.get_ref().and_then(|it| it.downcast_ref());
     if let Some(InvalidCertificate(_) | NoCertificatesPresented) = inner {
@@ -125,9 +147,10 @@ fn tell(ip: IpAddr, error: &io::Error, admission: &Admission) {
             &error.to_string(),
             "CERTIFICATE_REFUSED",
         );
-    } else {
-        debug!(%ip, %error, "no TLS handshake");
+        return true;
     }
+    debug!(%ip, %error, "no TLS handshake");
+    false
 }
 
 #[cfg(test)]
