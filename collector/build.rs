@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(["netio/v1/netio.proto"], [proto])?;
     tonic_prost_build::configure()
         .build_client(false)
+        .codec_path("crate::rpc::ApiCodec")
         .extern_path(".netio.v1.SubscribeResponse", "crate::hub::Prepared")
         .extern_path(".netio.v1", "::netio::v1")
         .compile_fds(descriptors)?;

@@ -25,7 +25,9 @@
 #![forbid(unsafe_code)]
 
 mod connect;
+pub mod printable;
 mod target;
+pub mod time;
 
 pub use connect::{Channel, Connect, ConnectError, Token};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use jiff::Timestamp;
-use netio_collector::{Options, probe::HookChoice};
+use netio_collector::{Options, probe::HookChoice, usage};
 
 use crate::{
     embedded::Settings,
@@ -92,7 +92,8 @@ impl Args {
     /// What this process was started with. Where that is wrong, says so and ends
     /// the process.
     pub(crate) fn read() -> Self {
-        Self::parse().checked().unwrap_or_else(|error| error.exit())
+        let args = Self::try_parse().and_then(Self::checked);
+        args.unwrap_or_else(|error| usage::exit(error))
     }
 
     fn checked(self) -> Result<Self, clap::Error> {

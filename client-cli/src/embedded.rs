@@ -11,6 +11,7 @@ use std::{
 use netio_collector::{
     Limits, Listeners, Options, RunError,
     kernel::Kernel,
+    logging::PrintableFields,
     probe::{self, HookChoice, ProbeOptions},
 };
 use tokio::{
@@ -110,6 +111,7 @@ fn log_to_stderr() {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
+        .fmt_fields(PrintableFields)
         // Otherwise it panics where standard error is closed.
         .log_internal_errors(false)
         .try_init();

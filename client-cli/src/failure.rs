@@ -62,7 +62,7 @@ impl Failure {
     /// A call that the collector refused, or that never reached it; `doing`
     /// completes "cannot ...".
     pub(crate) fn of_call(doing: &str, status: &Status, origin: &Origin) -> Self {
-        let message = text::message(status.message());
+        let message = text::long_line(status.message());
         match reason(status) {
             Some(reason) => Self {
                 what: format!("cannot {doing}: {message} ({reason})"),
@@ -103,7 +103,7 @@ impl Failure {
                 ..Self::new(
                     format!(
                         "the connection to the collector {origin} was lost: {}",
-                        text::message(status.message())
+                        text::long_line(status.message())
                     ),
                     next::for_code(Code::Unavailable, origin),
                 )
@@ -247,7 +247,7 @@ fn of_tls(status: &Status) -> Option<(String, &'static str)> {
     let first = std::error::Error::source(status);
     let causes = std::iter::successors(first, |cause| cause.source());
     let words = causes.map(|cause| cause.to_string());
-    let known = |why: String| Some((text::message(&why), next::for_tls(&why)?));
+    let known = |why: String| Some((text::long_line(&why), next::for_tls(&why)?));
     words.filter_map(known).last()
 }
 

@@ -3,6 +3,7 @@
 //! process ("process") and one for those without a line of their own
 //! ("unlisted"). The keys are part of the command's interface.
 
+use netio::printable;
 use serde::Serialize;
 
 use crate::{
@@ -131,10 +132,10 @@ pub(crate) fn lines(tick: &Tick) -> Result<String, Failure> {
     Ok(lines)
 }
 
-/// One value as one line, newline included.
+/// One value as one line, newline included. What may not be shown is escaped.
 pub(crate) fn line(value: &impl Serialize) -> Result<String, Failure> {
     match serde_json::to_string(value) {
-        Ok(json) => Ok(json + "\n"),
+        Ok(json) => Ok(printable::json(&json).into_owned() + "\n"),
         Err(error) => Err(Failure::new(
             format!("cannot write as JSON: {error}"),
             "leave out --output json",

@@ -186,7 +186,7 @@ impl TryFrom<v1::SubscribeResponse> for Tick {
     type Error = &'static str;
 
     fn try_from(tick: v1::SubscribeResponse) -> Result<Self, &'static str> {
-        let interval = tick.interval.and_then(|it| Duration::try_from(it).ok());
+        let interval = tick.interval.and_then(netio::time::duration);
         Ok(Self {
             generation: tick.instance.map_or(0, |it| it.generation),
             sequence: tick.sequence,

@@ -1,9 +1,11 @@
 //! Where lines go: takes text, writes it at once, and tells a reader that has
 //! left (`| head -3`), which ends a command without error, from a write that
-//! failed.
+//! failed. Whatever is in the text, what it writes cannot steer a terminal: it is
+//! the one way out, and the last gate ([`printable::lines`]).
 
 use std::io::{self, Write as _};
 
+use netio::printable;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use crate::failure::Failure;
@@ -30,7 +32,9 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Output<O, E> {
     /// Writes lines, newlines included.
     pub(crate) async fn lines(&mut self, lines: &str) -> Result<Pipe, Failure> {
         let written = async {
-            self.out.write_all(lines.as_bytes()).await?;
+            self.out
+                .write_all(printable::lines(lines).as_bytes())
+                .await?;
             self.out.flush().await
         };
         judge(written.await)
@@ -39,7 +43,7 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Output<O, E> {
     /// Writes a remark for people. It is a courtesy: that it cannot be written
     /// ends nothing.
     pub(crate) async fn note(&mut self, note: &str) {
-        let note = format!("netio-client: {note}\n");
+        let note = format!("netio-client: {}\n", printable::lines(note));
         if self.err.write_all(note.as_bytes()).await.is_ok() {
             let _ = self.err.flush().await;
         }
@@ -49,12 +53,13 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Output<O, E> {
 /// Writes the whole answer of a command to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
+    let text = printable::lines(text);
     judge(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map(|_| ())
 }
 
 /// Writes a remark for people to standard error.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "netio-client: {text}");
+    let _ = writeln!(io::stderr(), "netio-client: {}", printable::lines(text));
 }
 
 fn judge(written: io::Result<()>) -> Result<Pipe, Failure> {
@@ -84,6 +89,20 @@ mod tests {
         assert_eq!(output.lines("b\n").await, Ok(Pipe::Closed));
         output.note("left").await;
         assert_eq!(output.err, b"netio-client: left\n");
+    }
+
+    #[tokio::test]
+    async fn nothing_that_is_written_steers_a_terminal() {
+        let mut output = Output {
+            out: Vec::new(),
+            err: Vec::new(),
+        };
+        let hostile = "a\u{1b}[2J\u{9b}\u{202e}\r\0\nb\n";
+        output.lines(hostile).await.unwrap();
+        output.note(hostile).await;
+        let fit = "a\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}\u{fffd}\nb\n";
+        assert_eq!(output.out, fit.as_bytes());
+        assert_eq!(output.err, format!("netio-client: {fit}\n").as_bytes());
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Text from outside, made fit for a terminal: takes any string, produces one
-//! without characters that move the cursor, change colours or reorder what is
-//! read. A remote collector is not trusted to have done so.
+//! Text from outside, made fit for a terminal and short enough: takes any string,
+//! produces one by [`netio::printable`]. A remote collector is not trusted to have
+//! done so.
+
+use netio::printable;
 
 /// The longest name or id that is shown, in characters.
 const LONGEST_LINE: usize = 256;
@@ -9,36 +11,18 @@ const LONGEST_MESSAGE: usize = 4096;
 
 /// A name or an id: one line, of at most 256 characters.
 pub(crate) fn line(text: &str) -> String {
-    fit(text, LONGEST_LINE, is_harmless)
+    fit(text, LONGEST_LINE)
 }
 
-/// A path or the like: one line, of at most 4,096 characters.
+/// A path or a message: one line, of at most 4,096 characters.
 pub(crate) fn long_line(text: &str) -> String {
-    fit(text, LONGEST_MESSAGE, is_harmless)
+    fit(text, LONGEST_MESSAGE)
 }
 
-/// A message: may have several lines, at most 4,096 characters.
-pub(crate) fn message(text: &str) -> String {
-    fit(text, LONGEST_MESSAGE, |c| is_harmless(c) || c == '\n')
-}
-
-fn fit(text: &str, longest: usize, may_stay: impl Fn(char) -> bool) -> String {
-    let fit = |c| {
-        if may_stay(c) {
-            c
-        } else {
-            char::REPLACEMENT_CHARACTER
-        }
-    };
-    text.chars().take(longest).map(fit).collect()
-}
-
-fn is_harmless(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c,
-            // Marks and isolates that reorder text, and separators of lines.
-            '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
+fn fit(text: &str, longest: usize) -> String {
+    let end = text.char_indices().nth(longest);
+    let short = end.map_or(text, |(end, _)| text.get(..end).unwrap_or(text));
+    printable::line(short).into_owned()
 }
 
 #[cfg(test)]
@@ -61,7 +45,6 @@ mod tests {
         );
         assert_eq!(line("a\u{202e}b"), "a\u{fffd}b");
         assert_eq!(long_line("a\nb\u{1b}"), "a\u{fffd}b\u{fffd}");
-        assert_eq!(message("two\nlines\u{1b}"), "two\nlines\u{fffd}");
     }
 
     #[test]
@@ -69,6 +52,5 @@ mod tests {
         let long = "x".repeat(100_000);
         assert_eq!(line(&long).len(), LONGEST_LINE);
         assert_eq!(long_line(&long).len(), LONGEST_MESSAGE);
-        assert_eq!(message(&long).len(), LONGEST_MESSAGE);
     }
 }

@@ -21,6 +21,12 @@ const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 /// How deep anonymous members may nest (the kernel's nest 3 deep).
 const MAX_DEPTH: u32 = 8;
+/// Members that are looked at for one field, those of anonymous members included:
+/// damaged data could nest the same large one in itself over and over.
+const MAX_MEMBERS: u32 = 65_536;
+/// The longest name (the kernel's are below 512 bytes): damaged data could have
+/// every member share one name of megabytes.
+const MAX_NAME: usize = 1024;
 
 /// Why BTF could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +200,8 @@ impl Btf {
             let mut within = *self.structures.get(structure)?;
             let mut bits: u32 = 0;
             for field in path.split('.') {
-                let (offset, type_id) = self.member(within, field, 0)?;
+                let mut left = MAX_MEMBERS;
+                let (offset, type_id) = self.member(within, field, 0, &mut left)?;
                 bits = bits.checked_add(offset)?;
                 within = type_id;
             }
@@ -208,25 +215,27 @@ impl Btf {
             })
     }
 
-    /// A field's offset in bits, and its type.
-    fn member(&self, id: u32, field: &str, depth: u32) -> Option<(u32, u32)> {
+    /// A field's offset in bits, and its type; `left` is how many members may yet be
+    /// looked at.
+    fn member(&self, id: u32, field: &str, depth: u32, left: &mut u32) -> Option<(u32, u32)> {
         let found = self.types.get(id as usize)?;
         if depth > MAX_DEPTH {
             return None;
         }
         match found.kind {
             KIND_STRUCT | KIND_UNION => found.members.iter().find_map(|member| {
+                *left = left.checked_sub(1)?;
                 if member.name == field {
                     Some((member.bit_offset, member.type_id))
                 } else if member.name.is_empty() {
-                    let (offset, type_id) = self.member(member.type_id, field, depth + 1)?;
+                    let (offset, type_id) = self.member(member.type_id, field, depth + 1, left)?;
                     Some((offset.checked_add(member.bit_offset)?, type_id))
                 } else {
                     None
                 }
             }),
             KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST => {
-                self.member(found.target, field, depth + 1)
+                self.member(found.target, field, depth + 1, left)
             }
             _ => None,
         }
@@ -275,8 +284,11 @@ fn string(strings: &[u8], offset: u32) -> Result<&str, BtfError> {
         .ok_or(BtfError::Malformed("a name outside the strings"))?;
     let end = rest
         .iter()
+        .take(MAX_NAME)
         .position(|byte| *byte == 0)
-        .ok_or(BtfError::Malformed("a name without end"))?;
+        .ok_or(BtfError::Malformed(
+            "a name without end, or longer than any",
+        ))?;
     std::str::from_utf8(&rest[..end]).map_err(|_| BtfError::Malformed("a name that is not text"))
 }
 
@@ -299,16 +311,7 @@ mod tests {
             &[0, (4 << 24) | 1, 8, 7, 1, 32],                       // 7: struct { a }
         ]
         .concat();
-        let type_bytes: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let mut data = Vec::new();
-        data.extend(MAGIC.to_le_bytes());
-        data.extend([1, 0]);
-        for word in [24, 0, type_bytes.len(), type_bytes.len(), strings.len()] {
-            data.extend((word as u32).to_le_bytes());
-        }
-        data.extend(type_bytes);
-        data.extend(strings);
-        data
+        built(&types, strings)
     }
 
     #[test]
@@ -338,5 +341,35 @@ mod tests {
             }
         }
         assert!(Btf::parse(b"no BTF at all").is_err());
+    }
+
+    /// BTF of these words of types and these strings.
+    fn built(types: &[u32], strings: &[u8]) -> Vec<u8> {
+        let mut data = Vec::new();
+        data.extend(MAGIC.to_le_bytes());
+        data.extend([1, 0]);
+        let length = 4 * types.len();
+        for word in [24, 0, length, length, strings.len()] {
+            data.extend((word as u32).to_le_bytes());
+        }
+        data.extend(types.iter().flat_map(|word| word.to_le_bytes()));
+        data.extend(strings);
+        data
+    }
+
+    #[test]
+    fn a_structure_that_is_a_thousandfold_member_of_itself_ends_the_search() {
+        let mut types = vec![1, (4 << 24) | 1000, 8];
+        types.extend([0, 1, 0].repeat(1000));
+        let btf = Btf::parse(&built(&types, b"\0outer\0")).unwrap();
+        assert!(btf.offset_of("outer", "x").is_err());
+    }
+
+    #[test]
+    fn a_name_of_megabytes_is_refused() {
+        let mut strings = b"\0outer".to_vec();
+        strings.resize(4 << 20, b'x');
+        strings.push(0);
+        assert!(Btf::parse(&built(&[1, 4 << 24, 8], &strings)).is_err());
     }
 }

@@ -16,10 +16,9 @@ use std::{
 };
 
 use netio::v1::Target;
-use netio_collector::{Limits, Options, TlsFiles, probe::HookChoice};
 use tracing_subscriber::EnvFilter;
 
-use crate::logging::LogFormat;
+use crate::{Limits, Options, TlsFiles, logging::LogFormat, probe::HookChoice};
 
 mod access;
 mod given;
@@ -27,60 +26,80 @@ mod given;
 mod tests;
 mod watches;
 
-pub(crate) use given::{Given, unknown_variables};
-use given::{Origin, variable};
+pub(crate) use given::Origin;
+use given::variable;
+pub use given::{Given, unknown_variables};
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Address {
+pub enum Address {
+    /// The absolute path of a Unix socket.
     Unix(PathBuf),
     /// On this host's loopback.
     Tcp(SocketAddr),
+    /// With TLS, on any interface.
     Tls(SocketAddr),
 }
 
 /// Everything the collector runs by.
 #[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) listen: Vec<Address>,
+pub struct Settings {
+    /// Where to listen; each once, at least one.
+    pub listen: Vec<Address>,
     /// Nobody has said where to listen.
-    pub(crate) listens_by_default: bool,
+    pub listens_by_default: bool,
     /// Of the Unix sockets; none: the process's own.
-    pub(crate) socket_group: Option<u32>,
+    pub socket_group: Option<u32>,
     /// There if some address has TLS.
-    pub(crate) tls: Option<TlsFiles>,
-    pub(crate) options: Options,
-    pub(crate) hooks: HookChoice,
+    pub tls: Option<TlsFiles>,
+    /// How to run, within the limits of [`Options`] and [`Limits`].
+    pub options: Options,
+    /// Which hooks to count with.
+    pub hooks: HookChoice,
     /// Keep capabilities that are not needed.
-    pub(crate) keep_privileges: bool,
+    pub keep_privileges: bool,
     /// Let every system call pass.
-    pub(crate) no_seccomp: bool,
-    pub(crate) log: EnvFilter,
-    pub(crate) log_format: LogFormat,
+    pub no_seccomp: bool,
+    /// What to log.
+    pub log: EnvFilter,
+    /// And how.
+    pub log_format: LogFormat,
 }
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
+pub enum ConfigError {
+    /// A setting has a value that it cannot have.
     #[error("{origin}: {value:?} {problem}")]
     Value {
         /// "--interval", "NETIO_INTERVAL" or "interval in FILE".
         origin: String,
+        /// What was given.
         value: String,
+        /// What is wrong with it, and what to give instead.
         problem: String,
     },
+    /// The file cannot be read.
     #[error("cannot read the configuration file {path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no TOML, or has other settings than there are.
     #[error("the configuration file {path} is wrong: {source}")]
     Toml {
+        /// Its path.
         path: PathBuf,
+        /// What is wrong, and where.
         source: Box<toml::de::Error>,
     },
 }
 
 impl Settings {
     /// `env` looks up a variable; an empty one counts as not set.
-    pub(crate) fn load(
+    pub fn load(
         flags: Given,
         config: Option<PathBuf>,
         env: impl Fn(&str) -> Option<OsString>,
@@ -97,7 +116,7 @@ impl Settings {
         Self::validate(&given)
     }
 
-    fn validate(given: &[(Origin<'_>, Given)]) -> Result<Self, ConfigError> {
+    pub(crate) fn validate(given: &[(Origin<'_>, Given)]) -> Result<Self, ConfigError> {
         let mut options = Options::default();
         if let Some((origin, text)) = first(given, |given| given.interval.clone()) {
             let range = Options::MIN_INTERVAL..=Options::MAX_INTERVAL;

@@ -6,11 +6,9 @@
 //! cannot be raised far enough, that is said.
 #![forbid(unsafe_code)]
 
-use netio_collector::{Limits, MAX_HANDSHAKES};
+use netio_collector::{Limits, MAX_HANDSHAKES, config::Address};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
-
-use crate::config::Address;
 
 /// Sockets, maps, programs, and what is read of /proc at a time.
 const OTHERS: u64 = 512;

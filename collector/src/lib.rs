@@ -19,11 +19,16 @@ use netio::v1;
 #[cfg(feature = "bench")]
 pub mod bench;
 pub mod certs;
+pub mod config;
 pub mod doctor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod kernel;
+pub mod logging;
 pub mod privilege;
 pub mod probe;
 pub mod signals;
+pub mod usage;
 
 mod access;
 mod btf;

@@ -14,13 +14,18 @@ use std::{
 };
 
 use clap::Parser;
+use netio::printable;
 use netio_collector::{
-    Grant, Grantee, Listeners, Notifier, Options, RunError, doctor,
+    Grant, Grantee, Listeners, Notifier, Options, RunError,
+    config::{self, Address, Given, Settings},
+    doctor,
     kernel::Kernel,
+    logging,
     privilege::{self, PrivilegeError},
     probe::{self, HookChoice, ProbeOptions},
     run,
     signals::Signals,
+    usage,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -28,12 +33,8 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-mod config;
 mod files;
-mod logging;
 mod trial;
-
-use config::{Address, Given, Settings};
 
 /// What is still under way when the collector has run gets this long; with
 /// what `run` allows itself, this keeps the exit within 5 s of a signal.
@@ -81,7 +82,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| usage::exit(error));
     match cli.command {
         Some(Command::Doctor) => diagnose(),
         Some(Command::Certs(certs)) => trial::run(&certs),
@@ -98,7 +99,8 @@ fn main() -> ExitCode {
 fn diagnose() -> ExitCode {
     let report = doctor::run();
     let mut stdout = io::stdout();
-    match writeln!(stdout, "{report}").and_then(|()| stdout.flush()) {
+    let text = report.to_string();
+    match writeln!(stdout, "{}", printable::lines(&text)).and_then(|()| stdout.flush()) {
         // Whoever closed the pipe has read enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             complain(&format!("cannot write the report: {error}"));
@@ -110,7 +112,8 @@ fn diagnose() -> ExitCode {
 }
 
 fn complain(error: &dyn std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "netio-collector: {error}");
+    let text = format!("netio-collector: {error}");
+    let _ = writeln!(io::stderr(), "{}", printable::lines(&text));
 }
 
 fn collect(mut settings: Settings) -> ExitCode {

@@ -12,6 +12,7 @@ use netio::v1;
 
 use crate::kernel::ProcessId;
 
+mod brief;
 mod candidate;
 mod cgroup;
 mod databases;
@@ -19,18 +20,20 @@ mod entry;
 mod exit;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzz;
 mod listeners;
-mod printable;
 mod proc_fs;
 mod selector;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use brief::brief;
 pub(crate) use exit::{ExitSignal, HasExited};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzz::fuzz_selector;
 pub(crate) use proc_fs::ProcFs;
 pub(crate) use selector::{Selector, SelectorError};
-
-pub(crate) use printable::{brief, printable};
 
 /// A running process.
 pub(crate) struct Found {

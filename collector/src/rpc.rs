@@ -1,23 +1,21 @@
 //! The API: `netio.v1.NetIoService`.
 //!
-//! Takes requests, validates them, turns each into a command for the sampler or
-//! a subscription at the hub, and produces answers or a status (see [`status`]).
+//! Takes requests, has them checked (see [`request`]), turns each into a command for
+//! the sampler or a subscription at the hub, and produces answers or a status (see
+//! [`status`]).
 //! Holds no state of its own.
 #![forbid(unsafe_code)]
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::sync::Arc;
 
-use netio::v1::{self, subscribe_request, target, unwatch_request, watch_request::Life};
+use netio::v1::{self, unwatch_request};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Limits,
     access::{Access, Caller, Role},
     enrolment::{Enrolment, Wish},
-    hub::{Filter, Hub, Since, Wanted},
+    hub::{Filter, Hub, Wanted},
     processes::Selector,
     sampler::{Commands, Vitals},
     server::{OpenStreams, Peer},
@@ -25,13 +23,15 @@ use crate::{
     watches::Selection,
 };
 
-mod status;
+mod codec;
+pub(crate) mod request;
+pub(crate) mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use codec::ApiCodec;
 pub(crate) use status::reason;
-use status::status;
 pub(crate) use stream::SampleStream;
 
 /// What the service works with.
@@ -91,8 +91,7 @@ impl NetIoService for Service {
         request: Request<v1::RenewWatchesRequest>,
     ) -> Result<Response<v1::RenewWatchesResponse>, Status> {
         let owner = owner(&request)?;
-        let watch_ids = request.into_inner().watch_ids;
-        self.check_number(&watch_ids)?;
+        let watch_ids = request::renewal(request.into_inner(), &self.limits)?;
         let renewed = self.commands.renew(watch_ids, owner.clone()).await;
         renewed.map_err(|error| {
             let status = Status::from(error);
@@ -130,20 +129,16 @@ impl NetIoService for Service {
     ) -> Result<Response<SampleStream>, Status> {
         let owner = owner(&request)?;
         let connection = connection(&request)?;
-        let v1::SubscribeRequest {
+        let (limits, generation) = (&self.limits, self.generation());
+        let request::Subscription {
             watch_ids,
             per_process,
-            interval,
             only_changed,
+            interval,
             since,
-        } = request.into_inner();
-        self.check_number(&watch_ids)?;
-        let interval = interval.map(asked_interval).transpose()?;
-        let since = since.map(|since| self.since(since)).transpose()?;
-        if since.is_some() && interval.is_some() {
-            let what = "the history has the collector's own interval: leave interval out";
-            return Err(invalid("SINCE_INVALID", what));
-        }
+        } = request::subscription(request.into_inner(), limits, generation, || {
+            self.hub.oldest()
+        })?;
         // Of the past, watches may be asked for that are no more.
         let held = watch_ids.clone();
         let holds = self.commands.hold(held, owner, since.is_some()).await?;
@@ -160,7 +155,7 @@ impl NetIoService for Service {
         let subscription = self
             .hub
             .subscribe(wanted)
-            .map_err(|refused| status::not_subscribed(&refused, self.generation()))?;
+            .map_err(|refused| status::not_subscribed(&refused, generation))?;
         let stream = SampleStream::new(subscription, holds, connection.open());
         Ok(Response::new(stream))
     }
@@ -194,23 +189,18 @@ impl NetIoService for Service {
 
 impl Service {
     async fn make(&self, request: v1::WatchRequest, owner: String) -> Result<v1::Watch, Status> {
-        let v1::WatchRequest { target, wait, life } = request;
-        let target = target.unwrap_or_default();
-        let selector = selector(target.selector.as_ref())?
-            .ok_or_else(|| invalid("TARGET_MISSING", "the request says not what to watch"))?;
-        if wait && !selector.is_rule() {
-            let message = format!(
-                "{selector} cannot be waited for: a pid names a process that is there; \
-                 leave wait out, or name the process by a rule"
-            );
-            return Err(invalid("WAIT_INVALID", &message));
-        }
+        let request::Watch {
+            target,
+            selector,
+            wait,
+            lease_ttl,
+        } = request::watch(request, &self.limits)?;
         let wish = Wish {
             target,
             selector,
             owner,
             wait,
-            lease_ttl: self.lease_ttl(life)?,
+            lease_ttl,
         };
         Ok(self.enrolment.make(wish).await?)
     }
@@ -220,17 +210,7 @@ impl Service {
         request: v1::UnwatchRequest,
         caller: &Caller,
     ) -> Result<Vec<String>, Status> {
-        let selection = match request.selector {
-            Some(unwatch_request::Selector::WatchId(id)) => Some(Selection::Id(id)),
-            Some(unwatch_request::Selector::Target(target)) => {
-                selector(target.selector.as_ref())?.map(Selection::Selector)
-            }
-            None => None,
-        };
-        let selection = selection.ok_or_else(|| {
-            let what = "the request says not which watches to end: set watch_id, or a target";
-            invalid("SELECTOR_MISSING", what)
-        })?;
+        let selection = request::unwatch(request)?;
         let owner = match &selection {
             // Ids are not given twice, so this is still its owner when it ends.
             Selection::Id(id) if caller.role == Role::Admin => self.owner_of(id).await?,
@@ -246,50 +226,8 @@ impl Service {
         Ok(watch.map(|it| it.owner))
     }
 
-    /// How long a watch lives without renewal; none: for ever.
-    fn lease_ttl(&self, life: Option<Life>) -> Result<Option<Duration>, Status> {
-        let ttl = match life {
-            Some(Life::Standing(true)) => return Ok(None),
-            Some(Life::Standing(false)) | None => return Ok(Some(self.limits.default_lease_ttl)),
-            Some(Life::LeaseTtl(ttl)) => ttl,
-        };
-        let range = Limits::MIN_LEASE_TTL..=Limits::MAX_LEASE_TTL;
-        match Duration::try_from(ttl) {
-            Ok(ttl) if range.contains(&ttl) => Ok(Some(ttl)),
-            _ => {
-                let message = format!(
-                    "a lease of {} s is out of range: choose from {:?} to {:?}, or a standing watch",
-                    ttl.seconds,
-                    range.start(),
-                    range.end()
-                );
-                Err(invalid("LEASE_INVALID", &message))
-            }
-        }
-    }
-
     fn generation(&self) -> u64 {
         self.about.instance.as_ref().map_or(0, |it| it.generation)
-    }
-
-    /// From where in the past on a subscriber wants ticks.
-    fn since(&self, since: subscribe_request::Since) -> Result<Since, Status> {
-        match since {
-            subscribe_request::Since::Time(time) => SystemTime::try_from(time)
-                .map(Since::Time)
-                .map_err(|_| invalid("SINCE_INVALID", "since is no time that there could be")),
-            subscribe_request::Since::After(point) if point.generation == self.generation() => {
-                Ok(Since::After(point.sequence))
-            }
-            subscribe_request::Since::After(_) => {
-                let oldest = self.hub.oldest();
-                Err(status::gone(
-                    "the collector was restarted since: its ticks begin anew",
-                    self.generation(),
-                    oldest,
-                ))
-            }
-        }
     }
 
     fn own_cost(&self, vitals: &Vitals) -> v1::OwnCost {
@@ -303,29 +241,6 @@ impl Service {
             ..self.hub.cost()
         }
     }
-
-    fn check_number(&self, watch_ids: &[String]) -> Result<(), Status> {
-        let limit = self.limits.max_watch_ids_per_subscription;
-        if watch_ids.len() <= limit as usize {
-            return Ok(());
-        }
-        let message = format!(
-            "{} watch ids are too many for one call: name at most {limit}",
-            watch_ids.len()
-        );
-        let limit = ("limit", limit.to_string());
-        let reason = "TOO_MANY_WATCH_IDS";
-        Err(status(Code::InvalidArgument, reason, message, [limit]))
-    }
-}
-
-fn asked_interval(interval: prost_types::Duration) -> Result<Duration, Status> {
-    Duration::try_from(interval).map_err(|_| {
-        invalid(
-            "INTERVAL_INVALID",
-            "the interval is no time that could pass",
-        )
-    })
 }
 
 /// 0 if the kernel does not tell.
@@ -361,12 +276,4 @@ fn in_words(target: Option<&v1::Target>) -> String {
             Err(error) => error.to_string(),
         },
     }
-}
-
-fn selector(selector: Option<&target::Selector>) -> Result<Option<Selector>, Status> {
-    Ok(selector.map(Selector::parse).transpose()?)
-}
-
-fn invalid(reason: &str, message: &str) -> Status {
-    status(Code::InvalidArgument, reason, message, [])
 }

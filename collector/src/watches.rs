@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use netio::v1;
+use netio::{printable, v1};
 use prost_types::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::{
     Limits,
     kernel::{Counters, Kernel, ProcessId, Slot},
-    processes::{Found, Selector, printable},
+    processes::{Found, Selector},
 };
 
 mod ending;
@@ -372,7 +372,7 @@ impl Watches {
         }
         for slot in renamed {
             if let Some(process) = self.table.get_mut(slot) {
-                process.about.name = printable(&self.kernel.name(slot));
+                process.about.name = printable::without_controls(&self.kernel.name(slot));
             }
         }
         for slot in gone {

@@ -46,8 +46,7 @@ fn mode(mode: v1::HookMode) -> &'static str {
 }
 
 fn duration(duration: Option<prost_types::Duration>) -> Duration {
-    let duration = duration.and_then(|it| Duration::try_from(it).ok());
-    duration.unwrap_or_default()
+    duration.and_then(netio::time::duration).unwrap_or_default()
 }
 
 /// Such as "250ms" or "1h".
@@ -55,7 +54,7 @@ fn in_words(of: Option<prost_types::Duration>) -> String {
     humantime::format_duration(duration(of)).to_string()
 }
 
-fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
+pub(crate) fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     let limits = info.limits.unwrap_or_default();
     let facts: [[&str; 2]; 16] = [
         [
@@ -206,13 +205,13 @@ fn without_a_line(info: &v1::CollectorInfo) -> String {
 }
 
 fn item(text: &mut String, name: &str, what: &str, remedy: &str) {
-    let _ = writeln!(text, "  {}: {}", text::line(name), text::message(what));
+    let _ = writeln!(text, "  {}: {}", text::line(name), text::long_line(what));
     if !remedy.is_empty() {
-        let _ = writeln!(text, "    what to do: {}", text::message(remedy));
+        let _ = writeln!(text, "    what to do: {}", text::long_line(remedy));
     }
 }
 
-fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
+pub(crate) fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
     let instance = info.instance.clone().unwrap_or_default();
     let missed = info.missed_events.unwrap_or_default();
     let limits = info.limits.unwrap_or_default();
@@ -235,13 +234,13 @@ fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
         })).collect::<Vec<_>>(),
         "blind_spots": info.blind_spots.iter().map(|it| json!({
             "id": text::line(&it.id),
-            "description": text::message(&it.description),
-            "remedy": text::message(&it.remedy),
+            "description": text::long_line(&it.description),
+            "remedy": text::long_line(&it.remedy),
         })).collect::<Vec<_>>(),
         "attempts": info.attempts.iter().map(|it| json!({
             "mode": mode(it.mode()),
-            "cause": text::message(&it.cause),
-            "remedy": text::message(&it.remedy),
+            "cause": text::long_line(&it.cause),
+            "remedy": text::long_line(&it.remedy),
         })).collect::<Vec<_>>(),
         "received_calls_meaning": text::line(&info.received_calls_meaning),
         "interval_s": duration(info.interval).as_secs_f64(),

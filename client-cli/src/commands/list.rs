@@ -1,6 +1,6 @@
 //! `list`: shows every watch of a collector.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use netio::v1;
@@ -40,8 +40,8 @@ pub(crate) async fn run(args: List) -> Result<(), Failure> {
 
 /// A watch, fit for a terminal. The keys are part of the command's interface.
 #[derive(Serialize)]
-pub(super) struct Row {
-    pub(super) watch_id: String,
+pub(crate) struct Row {
+    pub(crate) watch_id: String,
     /// In words, such as "port 3306".
     pub(super) target: String,
     follow_children: bool,
@@ -84,7 +84,7 @@ impl From<v1::Watch> for Row {
 impl From<v1::Lease> for Lease {
     fn from(lease: v1::Lease) -> Self {
         let seconds = |duration: Option<prost_types::Duration>| {
-            let duration = duration.and_then(|it| Duration::try_from(it).ok());
+            let duration = duration.and_then(netio::time::duration);
             duration.unwrap_or_default().as_secs_f64()
         };
         Self {
@@ -95,7 +95,7 @@ impl From<v1::Lease> for Lease {
     }
 }
 
-fn table(watches: &[Row], now: Timestamp) -> String {
+pub(crate) fn table(watches: &[Row], now: Timestamp) -> String {
     let header = [
         "WATCH_ID",
         "TARGET",
@@ -141,6 +141,8 @@ fn lease(lease: Option<&Lease>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn duration(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {

@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netio::printable;
 use tracing::{info, warn};
 
 use super::Caller;
-use crate::processes::printable;
 
 /// Refusals that are written in a second.
 const REFUSALS: u32 = 100;
@@ -115,10 +115,9 @@ impl Drop for Entry<'_> {
 }
 
 fn brief(text: &str) -> String {
-    let text = printable(text.as_bytes());
     match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+        Some((end, _)) => printable::line(&text[..end]).into_owned() + "…",
+        None => printable::line(text).into_owned(),
     }
 }
 

@@ -6,9 +6,8 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use netio_collector::{Grant, Grantee, Role, TlsFiles, group_id};
-
 use super::{Address, ConfigError, Given, Origin, first};
+use crate::{Grant, Grantee, Role, TlsFiles, group_id};
 
 /// A `[[grant]]` table, or the words of a `--grant`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]

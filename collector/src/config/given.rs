@@ -13,14 +13,13 @@ use std::{
 };
 
 use clap::ValueEnum;
-use netio_collector::probe::HookChoice;
 use serde::{
     Deserialize as _,
     de::{self, Deserializer},
 };
 
 use super::{ConfigError, access::GivenGrant, watches::GivenWatch};
-use crate::logging::LogFormat;
+use crate::{logging::LogFormat, probe::HookChoice};
 
 /// Every setting that has a variable.
 const KEYS: [&str; 22] = [
@@ -68,7 +67,7 @@ const OF_THE_CLIENT: &str = "NETIO_CLIENT_";
 /// (`--max-watches`), variables (`NETIO_MAX_WATCHES`) and keys (`max_watches`).
 #[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Given {
+pub struct Given {
     /// Where to listen: unix:///PATH; tls://HOST:PORT; or tcp://HOST:PORT, without
     /// TLS, on this host's loopback; repeat for more. The Unix socket has
     /// permissions (0660); over tcp://, as long as there are no grants, every local
@@ -77,7 +76,7 @@ pub(crate) struct Given {
     /// [default: unix:///run/netio/collector.sock]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "one_or_more")]
-    pub(super) listen: Vec<String>,
+    pub(crate) listen: Vec<String>,
 
     /// Group of the Unix sockets, by name or number: its members may connect
     /// [env: NETIO_SOCKET_GROUP] [default: the collector's own group]
@@ -204,7 +203,7 @@ pub(crate) struct Given {
 
 /// Where settings were given.
 #[derive(Clone, Copy)]
-pub(super) enum Origin<'a> {
+pub(crate) enum Origin<'a> {
     Flags,
     Variables,
     File(&'a Path),
@@ -306,7 +305,12 @@ impl Given {
             path: path.to_owned(),
             source,
         })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Toml {
+        Self::from_toml(path, &text)
+    }
+
+    /// What a file at this path holds.
+    pub(crate) fn from_toml(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|source| ConfigError::Toml {
             path: path.to_owned(),
             source: Box::new(source),
         })
@@ -361,7 +365,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Err
 }
 
 /// Those variables that look like ours and are not: most likely a typing error.
-pub(crate) fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
     let known: Vec<_> = KEYS.into_iter().map(variable).collect();
     let mut unknown: Vec<_> = names
         .map(|name| name.to_string_lossy().into_owned())

@@ -8,13 +8,20 @@ use super::*;
 
 mod access;
 
+/// The flags as the program has them.
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    given: Given,
+}
+
 /// Loads with these flags, variables and file.
 fn load(flags: &[&str], env: &[(&str, &str)], file: &str) -> Result<Settings, String> {
     use clap::Parser as _;
     let path = tempfile::NamedTempFile::new().unwrap();
     fs::write(&path, file).unwrap();
     let words = ["netio-collector"].iter().chain(flags);
-    let cli = crate::Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+    let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
     let config = Some(path.path().to_owned());
     let env = |name: &str| {
         let found = env.iter().find(|(key, _)| *key == name);

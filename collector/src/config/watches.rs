@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 use netio::v1::{Target, target::Selector};
-use netio_collector::check_rule;
+
+use crate::check_rule;
 
 /// A `[[watch]]` table.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]

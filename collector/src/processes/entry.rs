@@ -16,11 +16,11 @@ use std::{
     path::Path,
 };
 
-use netio::v1;
+use netio::{printable, v1};
 use procfs::process::Process;
 use rustix::fs::{Dir, OFlags, readlinkat_raw};
 
-use super::{cgroup::cgroup_path, printable::printable};
+use super::cgroup::cgroup_path;
 
 /// More than any of these files has.
 const MAX_FILE: u64 = 1 << 20;
@@ -129,9 +129,11 @@ impl Entry {
         v1::Process {
             pid: self.pid,
             start_time_ns: stat.start_time_ns,
-            name: printable(comm),
+            name: printable::without_controls(comm),
             container_pid: self.container_pid(),
-            cgroup: printable(cgroup_path(cgroups).unwrap_or_default().as_bytes()),
+            cgroup: printable::without_controls(
+                cgroup_path(cgroups).unwrap_or_default().as_bytes(),
+            ),
         }
     }
 

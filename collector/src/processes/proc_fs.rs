@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
 };
 
-use netio::v1;
+use netio::{printable, v1};
 use procfs::{ProcError, process::all_processes_with_root};
 
 use crate::kernel::ProcessId;
@@ -192,7 +192,9 @@ impl ProcFs {
             engine,
             sockets: entry.sockets().into_iter().flatten().collect(),
             container: cgroup::container_id(&cgroups).unwrap_or_default(),
-            unit: cgroup::unit(&cgroups).unwrap_or_default(),
+            unit: printable::without_controls(
+                cgroup::unit(&cgroups).unwrap_or_default().as_bytes(),
+            ),
         })
     }
 

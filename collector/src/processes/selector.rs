@@ -13,7 +13,7 @@ use std::{
 use netio::v1;
 use procfs::process::MountInfo;
 
-use super::{cgroup::ID_LENGTH, printable::brief};
+use super::{brief::brief, cgroup::ID_LENGTH};
 
 /// The longest name, and the longest path of a cgroup.
 const MAX_TEXT: usize = 4095;
@@ -133,10 +133,20 @@ impl Selector {
             // Of a mount within another, the inner.
             .max_by_key(|(mount_point, _)| mount_point.len())
             .map_or(path, |(_, in_hierarchy)| in_hierarchy);
+        // Whoever mounted it may have a strange one.
+        if path.contains(char::is_control) {
+            return Err(refused("is mounted from one with control characters in it"));
+        }
         if path.is_empty() {
             return Err(refused("is the root, which every process is in or below"));
         }
         Ok(Self::Cgroup(path))
+    }
+
+    /// The cgroup of a path where `/proc/self/mountinfo` tells these mounts.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn cgroup_as_mounted(path: &str, mountinfo: &str) -> Result<Self, SelectorError> {
+        Self::cgroup(path, &mounts_in(mountinfo))
     }
 
     fn unit(unit: &str) -> Result<Self, SelectorError> {

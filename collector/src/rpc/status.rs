@@ -4,6 +4,7 @@
 
 use std::fmt::Display;
 
+use netio::printable;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -17,7 +18,7 @@ use crate::{
     watches::WatchError,
 };
 
-/// A status with its ErrorInfo.
+/// A status with its ErrorInfo; the message is one line that can be shown.
 pub(super) fn status<const N: usize>(
     code: Code,
     reason: &str,
@@ -26,7 +27,8 @@ pub(super) fn status<const N: usize>(
 ) -> Status {
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
     let details = ErrorDetails::with_error_info(reason, netio::ERROR_DOMAIN, metadata);
-    Status::with_error_details(code, message.to_string(), details)
+    let message = message.to_string();
+    Status::with_error_details(code, printable::line(&message), details)
 }
 
 /// What a request, or an open stream, is told when the collector stops.
@@ -196,7 +198,7 @@ fn not_allowed(error: &AllowError) -> Status {
 }
 
 /// `generation`: of this collector, for those who resume.
-pub(super) fn not_subscribed(error: &SubscribeError, generation: u64) -> Status {
+pub(crate) fn not_subscribed(error: &SubscribeError, generation: u64) -> Status {
     match error {
         SubscribeError::TooManySubscribers { max_subscribers } => {
             too_many("TOO_MANY_SUBSCRIBERS", *max_subscribers, error)

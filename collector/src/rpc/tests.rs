@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, io, time::Duration};
 
+use netio::v1::{target, unwatch_request, watch_request::Life};
 use tonic::{Code, Status, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
@@ -13,6 +14,7 @@ use crate::{
     server::rig::{Client, Rig, pid, watch},
 };
 
+mod extremes;
 mod subscribing;
 mod targets;
 

@@ -6,7 +6,7 @@
 //! first; one that has exited before is not listed.
 #![forbid(unsafe_code)]
 
-use netio::v1;
+use netio::{printable, v1};
 
 use super::{
     Counters, ExitGuard, Member, Past, Process, ProcessId, Pulse, Slot, WatchError, WatchId,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     kernel::{AllowError, Birth},
-    processes::{Found, HasExited, printable},
+    processes::{Found, HasExited},
 };
 
 /// How often a process is tried that the kernel lists at the same moment.
@@ -243,7 +243,7 @@ impl Watches {
                 about: v1::Process {
                     pid: process.tgid,
                     start_time_ns: process.start_time_ns,
-                    name: printable(&name),
+                    name: printable::without_controls(&name),
                     ..v1::Process::default()
                 },
                 watches: watches.clone(),

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use netio_collector::{Grant, Grantee, Role, TlsFiles};
-
 use super::load;
+use crate::{Grant, Grantee, Role, TlsFiles};
 
 fn grant(role: Role, to: Grantee) -> Grant {
     Grant { role, to }
