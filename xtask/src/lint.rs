@@ -30,6 +30,11 @@ pub(crate) fn lint(tree: &Tree) -> Tally {
         &["fmt", "--check"],
     );
     cargo(
+        "Check the formatting of what is fuzzed",
+        "fuzz",
+        &["fmt", "--check"],
+    );
+    cargo(
         "Lint",
         "",
         &[

@@ -12,6 +12,7 @@ mod apt;
 mod bench;
 mod command;
 mod ebpf;
+mod fuzz;
 mod guest;
 mod lint;
 mod markers;
@@ -72,6 +73,12 @@ enum Task {
     /// target/bench/NAME.json. A goal that is not reached is told, and is no
     /// failure; with --short one that is missed by more than twice is.
     Bench(bench::Selection),
+    /// Hand ever new bytes to everything that reads input from outside
+    ///
+    /// Needs cargo-fuzz (cargo xtask setup fuzz). Begins with the inputs in
+    /// fuzz/corpus; one that breaks a promise is left in fuzz/artifacts. The tests
+    /// replay the former, and mutations of them, without it.
+    Fuzz(fuzz::Selection),
     /// Build the programs that run in the kernel, and their manifest
     ///
     /// With --check the exit code is 0 when the fresh objects are byte for byte
@@ -165,6 +172,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Guest(arguments) => run_guest(&tree, arguments),
         Task::Accuracy(selection) => Ok(closing(&accuracy::accuracy(&tree, &selection)?)),
         Task::Bench(selection) => Ok(closing(&bench::bench(&tree, &selection))),
+        Task::Fuzz(selection) => Ok(closing(&fuzz::fuzz(&tree, &selection))),
         Task::Lint => Ok(closing(&lint::lint(&tree))),
         Task::Setup { purposes, dry_run } => {
             let purposes = if purposes.is_empty() {

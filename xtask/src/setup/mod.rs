@@ -22,6 +22,9 @@ use crate::tree::{Tree, find_command, is_root_user};
 /// The release of cargo-deny that deny.toml is written for.
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
+/// The release of cargo-fuzz that `cargo xtask fuzz` is written for.
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
+
 /// What something is installed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Purpose {
@@ -35,16 +38,19 @@ pub(crate) enum Purpose {
     Lint,
     /// The benchmark of a database under load, and a peer to compare with
     Bench,
+    /// Fuzzing what reads input from outside
+    Fuzz,
 }
 
 impl Purpose {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Tests,
         Self::Guest,
         Self::Ebpf,
         Self::Lint,
         Self::Bench,
+        Self::Fuzz,
     ];
 }
 
@@ -56,6 +62,7 @@ impl fmt::Display for Purpose {
             Self::Ebpf => "ebpf",
             Self::Lint => "lint",
             Self::Bench => "bench",
+            Self::Fuzz => "fuzz",
         })
     }
 }
@@ -190,6 +197,22 @@ const BENCH: &[Need] = &[
     },
 ];
 
+const FUZZ: &[Need] = &[
+    Need {
+        evidence: &["g++", "--version"],
+        why: "builds libFuzzer",
+        remedy: Remedy::Apt("g++"),
+    },
+    Need {
+        evidence: &["cargo-fuzz", "--version"],
+        why: "builds and runs what is fuzzed",
+        remedy: Remedy::Cargo {
+            name: "cargo-fuzz",
+            version: CARGO_FUZZ_VERSION,
+        },
+    },
+];
+
 /// Installs what `purposes` need; with `dry_run` only tells what is missing.
 pub(crate) fn setup(tree: &Tree, purposes: &[Purpose], dry_run: bool) -> Result<()> {
     for purpose in purposes {
@@ -205,6 +228,7 @@ pub(crate) fn setup(tree: &Tree, purposes: &[Purpose], dry_run: bool) -> Result<
                 Purpose::Ebpf => bpf::install(dry_run),
                 Purpose::Lint => install(LINT, dry_run),
                 Purpose::Bench => install(BENCH, dry_run),
+                Purpose::Fuzz => install(FUZZ, dry_run),
             },
         )?;
     }

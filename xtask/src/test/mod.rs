@@ -103,8 +103,9 @@ fn prepare(tree: &Tree, skips: &Skips, tally: &mut Tally) {
             Purpose::Guest => skips.skip_guest,
             Purpose::Ebpf => skips.skip_ebpf,
             Purpose::Lint => skips.skip_lint,
-            // No test is a benchmark that needs anything.
-            Purpose::Bench => true,
+            // No test is a benchmark that needs anything, and the tests replay what
+            // fuzzing keeps without it.
+            Purpose::Bench | Purpose::Fuzz => true,
         };
         if skip {
             continue;
