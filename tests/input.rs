@@ -41,7 +41,10 @@ impl Hostile {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join("a\u{202e}b").join("redis-server");
         fs::create_dir(program.parent().ok_or("no parent")?)?;
-        fs::copy("/bin/sh", &program)?;
+        // By another process: what this one has open for writing, a fork of another
+        // test's would hold, and such a file cannot be executed.
+        let copied = Command::new("cp").arg("/bin/sh").arg(&program).status()?;
+        assert!(copied.success());
         let rename = format!("printf '{COMM}' >/proc/$$/comm; echo; read line");
         let process = Command::new(&program)
             .args(["-c", &rename])

@@ -221,7 +221,10 @@ fn the_list_tells_targets_processes_and_leases() {
     let shown = collector.answer("list");
     let cells: Vec<Vec<&str>> = shown
         .lines()
-        .map(|line| line.split("  ").filter(|it| !it.is_empty()).collect())
+        .map(|line| {
+            let cells = line.split("  ").map(str::trim);
+            cells.filter(|it| !it.is_empty()).collect()
+        })
         .collect();
     assert_eq!(
         cells[0],
