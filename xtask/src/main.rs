@@ -16,6 +16,7 @@ mod fuzz;
 mod guest;
 mod lint;
 mod markers;
+mod service;
 mod setup;
 mod step;
 mod test;
@@ -30,7 +31,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use ebpf::Comparison;
-use guest::{Clock, Guest};
+use guest::{Clock, Guest, Init};
 use setup::Purpose;
 use step::Tally;
 use tree::Tree;
@@ -79,6 +80,10 @@ enum Task {
     /// fuzz/corpus; one that breaks a promise is left in fuzz/artifacts. The tests
     /// replay the former, and mutations of them, without it.
     Fuzz(fuzz::Selection),
+    /// Try the shipped systemd unit where systemd is the first process
+    ///
+    /// In guests, with the kernels named.
+    Service(service::Selection),
     /// Build the programs that run in the kernel, and their manifest
     ///
     /// With --check the exit code is 0 when the fresh objects are byte for byte
@@ -173,6 +178,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Accuracy(selection) => Ok(closing(&accuracy::accuracy(&tree, &selection)?)),
         Task::Bench(selection) => Ok(closing(&bench::bench(&tree, &selection))),
         Task::Fuzz(selection) => Ok(closing(&fuzz::fuzz(&tree, &selection))),
+        Task::Service(selection) => Ok(closing(&service::service(&tree, &selection))),
         Task::Lint => Ok(closing(&lint::lint(&tree))),
         Task::Setup { purposes, dry_run } => {
             let purposes = if purposes.is_empty() {
@@ -210,6 +216,7 @@ fn run_guest(tree: &Tree, arguments: GuestArguments) -> Result<ExitCode> {
         timeout: Duration::from_secs(arguments.timeout),
         memory: 512,
         clock: Clock::Time,
+        init: Init::Script,
     };
     let report = guest.run(tree, |line| println!("{line}"))?;
     Ok(ExitCode::from(report.status.unwrap_or(1)))

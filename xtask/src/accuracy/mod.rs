@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::command::run;
-use crate::guest::{Clock, Guest, Report};
+use crate::guest::{Clock, Guest, Init, Report};
 use crate::markers::replace_between;
 use crate::step::{Tally, step};
 use crate::tree::{Tree, is_root_user};
@@ -280,6 +280,7 @@ impl<'a> Runner<'a> {
                     timeout: Duration::from_secs(60 + columns * COLUMN_SECONDS),
                     memory: MEMORY,
                     clock: Clock::Time,
+                    init: Init::Script,
                 };
                 let report = guest.run(self.tree, |line| println!("    {line}"))?;
                 Ok(plans.iter().map(|plan| reported(plan, &report)).collect())

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::published::keep;
 use crate::command::{run, shown};
-use crate::guest::{Clock, Guest};
+use crate::guest::{Clock, Guest, Init};
 use crate::step::{Tally, step};
 use crate::tree::{Tree, is_root_user};
 
@@ -214,6 +214,7 @@ impl<'a> Bench<'a> {
             timeout: Duration::from_secs(GUEST_SECONDS),
             memory: MEMORY,
             clock: Clock::Instructions,
+            init: Init::Script,
         };
         let report = guest.run(self.tree, |line| println!("{line}"))?;
         match report.status {

@@ -45,6 +45,17 @@ pub(crate) struct Guest<'a> {
     pub(crate) memory: u32,
     /// What its clock tells.
     pub(crate) clock: Clock,
+    /// What its first process becomes.
+    pub(crate) init: Init,
+}
+
+/// What a guest's first process becomes, once all is mounted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// What waits for the script, and nothing more.
+    Script,
+    /// This program in the guest, beside which the script runs.
+    Program(&'static str),
 }
 
 /// What a guest's clock tells.
@@ -97,6 +108,10 @@ impl Guest<'_> {
                 " tsc=reliable",
             ),
         };
+        let init = match self.init {
+            Init::Script => String::new(),
+            Init::Program(path) => format!(" NETIO_INIT={path}"),
+        };
         Command::new(qemu)
             .args(emulation)
             .args(["-cpu", "max"])
@@ -111,7 +126,7 @@ impl Guest<'_> {
             .arg("-initrd")
             .arg(archive)
             .arg("-append")
-            .arg(format!("console=ttyS0 panic=-1 quiet{trust}"))
+            .arg(format!("console=ttyS0 panic=-1 quiet{trust}{init}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -17,6 +17,7 @@ use crate::bench;
 use crate::command::lines;
 use crate::ebpf::{self, Comparison};
 use crate::lint::lint;
+use crate::service::{self, service};
 use crate::setup::{Purpose, python, setup};
 use crate::step::{Tally, step};
 use crate::tree::{Tree, is_root_user};
@@ -67,6 +68,12 @@ pub(crate) fn test(tree: &Tree, skips: &Skips) -> Tally {
         },
     );
     tally.add(matrix(tree, skips, None));
+    left_out(
+        skips.skip_guest,
+        "the systemd unit under systemd",
+        &mut tally,
+        || service(tree, &service::Selection::default()),
+    );
     tally.add(bench::short(tree));
     if let Some(object) = fresh {
         // Other bytes are another program: it must count as well as the shipped.

@@ -1,0 +1,157 @@
+# What is done with the shipped unit where systemd is the first process. Each check
+# is a line, `pass WHAT` or `fail WHAT: WHY`. Files of the package lie where the
+# README puts them.
+export PATH=/usr/bin:/bin
+mkdir -p /var/tmp /var/lib
+unit=netio-collector.service
+log=/run/collector.log
+
+pass() { echo "pass $1"; }
+fail() {
+    echo "fail $1: $2"
+    tail -n 15 $log 2>/dev/null | sed 's/^/    log: /'
+}
+# check WHAT WHY COMMAND...: passes if the command succeeds.
+check() {
+    what=$1 why=$2
+    shift 2
+    if "$@" >/run/out 2>&1; then pass "$what"; else fail "$what" "$why: $(tail -n 3 /run/out | tr '\n' ' ')"; fi
+}
+# within SECONDS COMMAND...: tries the command until it succeeds.
+within() {
+    left=$1
+    shift
+    until "$@"; do
+        [ "$left" -gt 0 ] || return 1
+        left=$((left - 1))
+        sleep 1
+    done
+}
+property() { systemctl show --value -p "$1" $unit; }
+main_pid() { property MainPID; }
+is() { [ "$(property "$1")" = "$2" ]; }
+status_of() { grep "^$1:" "/proc/$(main_pid)/status" | tr -s '\t ' ' ' | cut -d' ' -f2; }
+# as GID COMMAND...: as nobody, in this group only. Busybox has a setpriv of its own.
+as() {
+    group=$1
+    shift
+    /usr/bin/setpriv --reuid 65534 --regid "$group" --clear-groups "$@"
+}
+refused() { as "$1" netio-client list 2>&1 | grep -i permission; }
+is_active() { systemctl is-active --quiet $unit; }
+restarted() { is NRestarts 1 && is_active && [ "$(main_pid)" != "$1" ]; }
+
+within 60 test -S /run/systemd/private
+within 60 sh -c 'systemctl is-system-running | grep -qE "running|degraded"'
+systemd-sysusers && systemctl daemon-reload
+
+# The test's own: a watchdog that one can wait for, a log that one can read, and
+# standing watches by name.
+mkdir -p /etc/systemd/system/$unit.d
+cat >/etc/systemd/system/$unit.d/test.conf <<END
+[Service]
+WatchdogSec=5s
+TimeoutAbortSec=5s
+StandardError=append:$log
+END
+systemctl daemon-reload
+
+check 'enable --now starts the unit and its socket' 'it does not start' \
+    systemctl enable --now netio-collector.socket $unit
+check 'it is active' "it is $(property ActiveState)" is_active
+check 'it is ready only when probes are attached' 'nothing is counted' \
+    sh -c 'netio-client info | grep -qi "tracepoint\|fentry\|kprobe"'
+
+user=$(id -u netio)
+check 'it runs as the user netio' "as $(status_of Uid)" [ "$(status_of Uid)" = "$user" ]
+# BPF 39, PERFMON 38, SYS_PTRACE 19, DAC_READ_SEARCH 2.
+for set in CapPrm CapEff CapBnd; do
+    check "$set is the unit's four at most" "it is $(status_of $set)" \
+        [ $((0x$(status_of $set) & ~0xc000080004)) -eq 0 ]
+done
+check 'no privilege can be gained' "NoNewPrivs is $(status_of NoNewPrivs)" [ "$(status_of NoNewPrivs)" = 1 ]
+check 'system calls are filtered' "Seccomp is $(status_of Seccomp)" [ "$(status_of Seccomp)" = 2 ]
+
+# Bytes whose number is known: a pattern of traffic says what it sent and received.
+count_exactly() {
+    rm -f /run/orders /run/truth /run/samples && mkfifo /run/orders
+    netio-traffic run single-thread </run/orders >/run/truth 2>&1 &
+    exec 4>/run/orders
+    within 20 grep -q ready /run/truth || return 1
+    pids=$(sed -n 's/.*"pids":\[\([0-9,]*\)\].*/\1/p' /run/truth)
+    pid=${pids%%,*}
+    netio-client watch --pid "$pid" --output json >/run/samples 2>/run/samples.err &
+    client=$!
+    within 20 test -s /run/samples || { cat /run/samples.err; return 1; }
+    echo go >&4
+    within 60 grep -q truth /run/truth || return 1
+    sent=$(sed -n "s/.*\"pid\":$pid,\"sent\":\([0-9]*\),.*/\1/p" /run/truth)
+    received=$(sed -n "s/.*\"pid\":$pid,\"sent\":[0-9]*,\"received\":\([0-9]*\).*/\1/p" /run/truth)
+    within 20 grep -q "\"sent_bytes_total\":$sent,\"received_bytes_total\":$received," /run/samples
+    counted=$?
+    echo exit >&4
+    exec 4>&-
+    kill $client 2>/dev/null
+    wait
+    [ $counted -eq 0 ] && [ "$sent" -gt 0 ] && return
+    echo "truth $sent sent, $received received; counted: $(tail -n 1 /run/samples)"
+    return 1
+}
+check 'it counts a process to the byte' 'it does not' count_exactly
+
+check 'others cannot connect' 'that is not what they are told' \
+    refused 65534
+check 'members of the group can connect' 'a member cannot' \
+    as "$(id -g netio)" netio-client list
+
+# systemd has the socket: who comes while the collector starts again is served.
+before=$(main_pid)
+systemctl restart --no-block $unit
+# Under emulation that start can take longer than a client has patience.
+answered() { netio-client list >>/run/answer 2>&1; }
+check 'a client that comes during a restart is served' 'it is not' within 20 answered
+check 'and none is refused' "$(cat /run/answer)" sh -c '! grep -qiE "refused|no such file" /run/answer'
+within 30 is_active
+check 'a restart makes another process' 'it is the same' [ "$(main_pid)" != "$before" ]
+
+before=$(main_pid)
+kill -KILL "$before"
+check 'it is started again when it was killed' "$(property Result)" within 30 restarted "$before"
+check 'it counts to the byte after that' 'it does not' count_exactly
+
+systemctl reset-failed $unit
+before=$(main_pid)
+kill -STOP "$before"
+check 'the watchdog starts it again when it hangs' "$(property Result)" within 60 restarted "$before"
+
+# Each capability taken away: it goes on as far as it can, and says what is missing.
+for capability in CAP_BPF CAP_PERFMON CAP_SYS_PTRACE CAP_DAC_READ_SEARCH; do
+    others=$(echo CAP_BPF CAP_PERFMON CAP_SYS_PTRACE CAP_DAC_READ_SEARCH | sed "s/$capability//")
+    cat >/etc/systemd/system/$unit.d/less.conf <<END
+[Service]
+AmbientCapabilities=
+AmbientCapabilities=$others
+CapabilityBoundingSet=
+CapabilityBoundingSet=$others
+END
+    systemctl daemon-reload
+    : >$log
+    timeout 40 systemctl restart $unit
+    check "without $capability it says so" 'it does not' grep -q "$capability is missing" $log
+    case $capability in
+        CAP_BPF | CAP_PERFMON)
+            check "without $capability nothing is counted, and a watch is told why" 'it is not' \
+                sh -c '! timeout 20 netio-client watch --pid 1 --count 1 >/run/refused 2>&1 && grep -qi "privilege\|permi\|capabilit\|attach\|probe" /run/refused'
+            ;;
+        *) check "without $capability a pid is counted" 'it is not' count_exactly ;;
+    esac
+done
+rm /etc/systemd/system/$unit.d/less.conf
+systemctl daemon-reload
+check 'with all of them again it starts' 'it does not' systemctl restart $unit
+
+before=$(main_pid)
+check 'it stops when told to' 'it does not' timeout 15 systemctl stop netio-collector.socket $unit
+check 'it stopped by itself' "$(property Result)" is Result success
+check 'its process is gone' 'it is not' test ! -d "/proc/$before"
+echo done
