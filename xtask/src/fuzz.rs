@@ -40,6 +40,19 @@ pub(crate) struct Selection {
     /// How long to fuzz each, without building
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     seconds: u32,
+    /// With programs that are built sooner and run slower
+    #[arg(long)]
+    short: bool,
+}
+
+/// What runs with the tests.
+pub(crate) fn short(tree: &Tree) -> Tally {
+    let selection = Selection {
+        target: None,
+        seconds: 4,
+        short: true,
+    };
+    fuzz(tree, &selection)
 }
 
 /// The longest input; one that takes longer than that many seconds, or more memory
@@ -53,10 +66,11 @@ pub(crate) fn fuzz(tree: &Tree, selection: &Selection) -> Tally {
         if selection.target.is_none_or(|only| only == *target) {
             let name = name(*target);
             let seconds = selection.seconds;
+            let short = if selection.short { " --short" } else { "" };
             tally.check(
                 &format!("Fuzz {name} for {seconds} s"),
-                &format!("cargo xtask fuzz {name} --seconds {seconds}"),
-                || one(tree, &name, seconds),
+                &format!("cargo xtask fuzz {name} --seconds {seconds}{short}"),
+                || one(tree, &name, selection),
             );
         }
     }
@@ -68,19 +82,21 @@ fn name(target: Target) -> String {
     value.map_or_else(String::new, |it| it.get_name().to_owned())
 }
 
-fn one(tree: &Tree, name: &str, seconds: u32) -> Result<()> {
+fn one(tree: &Tree, name: &str, selection: &Selection) -> Result<()> {
     let found = tree.target("fuzz-corpus").join(name);
     fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
     run(Command::new("cargo")
         .current_dir(tree.root())
         // The code is safe Rust: what a sanitizer would look for is not there, and
         // without one the stable compiler will do.
-        .args(["fuzz", "run", "--sanitizer", "none", name])
+        .args(["fuzz", "run", "--sanitizer", "none"])
+        .args(selection.short.then_some("--dev"))
+        .arg(name)
         // New inputs go to the first.
         .arg(&found)
         .arg(tree.path("fuzz/corpus").join(name))
         .arg("--")
         .args(LIMITS)
-        .arg(format!("-max_total_time={seconds}")))
+        .arg(format!("-max_total_time={}", selection.seconds)))
     .context("is cargo-fuzz there? cargo xtask setup fuzz installs it")
 }

@@ -16,6 +16,7 @@ use crate::accuracy::{Selection, accuracy};
 use crate::bench;
 use crate::command::lines;
 use crate::ebpf::{self, Comparison};
+use crate::fuzz;
 use crate::lint::lint;
 use crate::service::{self, service};
 use crate::setup::{Purpose, python, setup};
@@ -41,6 +42,9 @@ pub(crate) struct Skips {
     /// Boot no other kernels
     #[arg(long)]
     skip_guest: bool,
+    /// Fuzz nothing
+    #[arg(long)]
+    skip_fuzz: bool,
 }
 
 /// Runs everything; the tally tells whether all is well.
@@ -74,6 +78,7 @@ pub(crate) fn test(tree: &Tree, skips: &Skips) -> Tally {
         &mut tally,
         || service(tree, &service::Selection::default()),
     );
+    left_out(skips.skip_fuzz, "fuzzing", &mut tally, || fuzz::short(tree));
     tally.add(bench::short(tree));
     if let Some(object) = fresh {
         // Other bytes are another program: it must count as well as the shipped.
@@ -110,9 +115,9 @@ fn prepare(tree: &Tree, skips: &Skips, tally: &mut Tally) {
             Purpose::Guest => skips.skip_guest,
             Purpose::Ebpf => skips.skip_ebpf,
             Purpose::Lint => skips.skip_lint,
-            // No test is a benchmark that needs anything, and the tests replay what
-            // fuzzing keeps without it.
-            Purpose::Bench | Purpose::Fuzz => true,
+            Purpose::Fuzz => skips.skip_fuzz,
+            // No test is a benchmark that needs anything.
+            Purpose::Bench => true,
         };
         if skip {
             continue;
