@@ -29,7 +29,7 @@ pub(crate) mod tests;
 pub(crate) mod tokens;
 
 use audit::Audit;
-pub(crate) use gate::Gates;
+pub(crate) use gate::{Gate, Gates};
 pub use grants::{Grant, Grantee, group_id};
 use names::Names;
 use tokens::Tokens;

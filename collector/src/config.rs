@@ -140,6 +140,11 @@ impl Settings {
         if let Some((_, bytes)) = first(given, |given| given.history_bytes) {
             options.limits.max_history_bytes = bytes.into();
         }
+        if let Some((origin, text)) = first(given, |given| given.stall_timeout.clone()) {
+            let range = Limits::MIN_STALL..=Limits::MAX_STALL;
+            options.limits.stall_timeout =
+                duration(&text, range).map_err(|why| origin.bad("stall_timeout", &text, why))?;
+        }
         options.limits = limits(given, options.limits)?;
         options.watches = standing(given)?;
         options.grants = access::grants(given)?;

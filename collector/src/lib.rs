@@ -142,6 +142,10 @@ pub struct Limits {
     pub max_history: Duration,
     /// And how many bytes it may take.
     pub max_history_bytes: u64,
+    /// A reader that takes nothing for so long, while something waits for it, loses its
+    /// stream; a few seconds later its connection, if that takes nothing either. From
+    /// [`Limits::MIN_STALL`] to [`Limits::MAX_STALL`].
+    pub stall_timeout: Duration,
 }
 
 impl Limits {
@@ -158,6 +162,10 @@ impl Limits {
     pub const MIN_LEASE_TTL: Duration = Duration::from_secs(1);
     /// The most that the history may go back.
     pub const MAX_HISTORY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// Readers need time to breathe.
+    pub const MIN_STALL: Duration = Duration::from_secs(1);
+    /// What is longer is as good as never.
+    pub const MAX_STALL: Duration = Duration::from_secs(60 * 60);
     /// The longest lease; what shall live longer is a standing watch.
     pub const MAX_LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -184,6 +192,7 @@ impl Default for Limits {
             default_lease_ttl: Duration::from_secs(60),
             max_history: Duration::from_secs(15 * 60),
             max_history_bytes: 64 << 20,
+            stall_timeout: Duration::from_secs(30),
         }
     }
 }

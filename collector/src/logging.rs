@@ -30,6 +30,7 @@ pub enum LogFormat {
 
 /// Starts logging. Called once.
 pub fn start(filter: EnvFilter, format: LogFormat) {
+    let filter = quiet(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
@@ -43,6 +44,18 @@ pub fn start(filter: EnvFilter, format: LogFormat) {
             .json()
             .with_writer(|| JsonLines(io::stderr()))
             .init(),
+    }
+}
+
+/// Of some frames h2 warns each time that a peer sends one, and so the log would be the
+/// peer's to fill: not unless h2 is asked for.
+fn quiet(filter: EnvFilter) -> EnvFilter {
+    if filter.to_string().contains("h2") {
+        return filter;
+    }
+    match "h2=error".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
     }
 }
 
@@ -173,5 +186,12 @@ mod tests {
         let text = log.text();
         assert_one_line(&text);
         assert!(text.contains(r"\u009b\u202e"), "{text}");
+    }
+
+    #[test]
+    fn h2_warns_only_if_it_is_asked_to() {
+        let said = |text| quiet(EnvFilter::new(text)).to_string();
+        assert_eq!(said("info"), "h2=error,info");
+        assert_eq!(said("h2=warn"), "h2=warn");
     }
 }

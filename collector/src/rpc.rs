@@ -31,7 +31,9 @@ mod stream;
 mod tests;
 
 pub(crate) use codec::ApiCodec;
-pub(crate) use status::reason;
+pub(crate) use status::{
+    deadline_exceeded, reader_stalled, reason, request_timeout, timeout_invalid, too_many_calls,
+};
 pub(crate) use stream::SampleStream;
 
 /// What the service works with.

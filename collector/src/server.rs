@@ -16,13 +16,13 @@ use std::{
 use netio::v1;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::Router};
-use tower::layer::util::{Identity, Stack};
+use tonic::service::Routes;
+use tower::Layer as _;
 use tracing::{error, info, warn};
 
 use crate::{
     Options,
-    access::{Access, AccessError, Gates, reload},
+    access::{Access, AccessError, Gate, Gates, reload},
     discovery::Discovery,
     enrolment::Enrolment,
     hub::{Hub, HubOptions},
@@ -40,8 +40,10 @@ mod about;
 mod accept;
 mod cork;
 mod health;
+mod http2;
 mod io;
 mod listen;
+mod pace;
 #[cfg(test)]
 pub(crate) mod rig;
 mod rouse;
@@ -51,10 +53,12 @@ mod tests;
 mod tls;
 mod transport;
 mod unix;
+mod unstalled;
 
 use accept::Accepted;
 pub(crate) use cork::{OpenStream, OpenStreams};
 use health::Health;
+use http2::Rules;
 pub(crate) use io::Peer;
 pub use listen::{Listeners, MemoryConnector};
 use rouse::Rouser;
@@ -69,12 +73,9 @@ const CUT: Duration = Duration::from_millis(250);
 /// And the hooks this long to be detached, which happens meanwhile.
 const DETACH: Duration = Duration::from_millis(750);
 
-/// A peer that is silent for so long is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// And has so long to answer.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls that are open at once on one connection.
-const MAX_STREAMS_PER_CONNECTION: u32 = 256;
+/// A stream that stalls is ended first; if its connection takes nothing either, so that
+/// nothing can be told, that is closed so much later.
+const STALL_GRACE: Duration = Duration::from_secs(5);
 /// The largest request: a Subscribe with its 1,024 ids has less.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
@@ -115,9 +116,6 @@ pub enum RunError {
     /// Reflection could not be set up.
     #[error("cannot set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The gRPC server failed.
-    #[error("the gRPC server failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
     /// The sampling task ended by a fault of its own.
     #[error("sampling stopped unexpectedly ({0}): this is a defect, please report it")]
     Sampler(String),
@@ -177,10 +175,21 @@ pub(crate) async fn run_in(
         let follow = reload::follow(files, listeners.reload);
         tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
     }
-    let max_connections = options.limits.max_connections;
-    let (incoming, mut accepting) =
-        Accepted::start(listeners, tls.as_ref(), max_connections, &access, &cut)
-            .map_err(RunError::Listen)?;
+    let subscribers = options.limits.max_subscribers;
+    let rules = Rules {
+        patience: listeners.patience,
+        stall: options.limits.stall_timeout,
+        max_calls: subscribers.saturating_add(listeners.other_calls) as usize,
+    };
+    let (incoming, mut accepting) = Accepted::start(
+        listeners,
+        tls.as_ref(),
+        options.limits.max_connections,
+        rules.stall + STALL_GRACE,
+        &access,
+        &cut,
+    )
+    .map_err(RunError::Listen)?;
     let hub = Arc::new(Hub::new(HubOptions {
         max_subscribers: options.limits.max_subscribers,
         interval: options.interval,
@@ -225,18 +234,18 @@ pub(crate) async fn run_in(
         about,
         access: Arc::clone(&access),
     };
-    let server = router(service, &health, access)?
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let services = services(service, &health, access)?;
+    let server = http2::serve(incoming, services, rules, stop.clone());
     let mut server = pin!(server);
     // Whoever connects is served from now on.
     let told = self_watch.begin().await;
     let self_watch = tokio::spawn(self_watch.run(told, stop.clone()));
 
-    let mut served = None;
     let mut sampled = None;
     tokio::select! {
         () = shutdown.cancelled() => {}
-        ended = &mut server => served = Some(ended),
+        // Ends by the token only.
+        () = &mut server => {}
         ended = &mut sampler => sampled = Some(ended),
     }
     // The shutdown ends the others too, and their end may be seen first.
@@ -249,10 +258,7 @@ pub(crate) async fn run_in(
     // Tells nothing any more once it has ended.
     let _ = self_watch.await;
     health.stop().await;
-    match served {
-        Some(ended) => ended?,
-        None => drain(server, &cut).await?,
-    }
+    drain(server, &cut).await;
     let early = faulty && sampled.is_some();
     let sampled = match sampled {
         Some(ended) => Ok(ended),
@@ -303,35 +309,31 @@ async fn make_standing(enrolment: &Enrolment, targets: Vec<v1::Target>) {
     }
 }
 
-fn router(
+fn services(
     service: Service,
     health: &Health,
     access: Arc<Access>,
-) -> Result<Router<Stack<Gates, Identity>>, RunError> {
+) -> Result<Gate<Routes>, RunError> {
     let netio = NetIoServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    Ok(Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-        .layer(Gates(access))
-        .add_service(netio)
-        .add_service(health.service())
-        .add_service(reflection))
+        .build_v1()?
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let health = health
+        .service()
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let routes = Routes::new(netio)
+        .add_service(health)
+        .add_service(reflection)
+        .prepare();
+    Ok(Gates(access).layer(routes))
 }
 
 /// Waits until every connection has closed, and cuts off those that take too long.
-async fn drain(
-    mut server: Pin<&mut impl Future<Output = Result<(), tonic::transport::Error>>>,
-    cut: &CancellationToken,
-) -> Result<(), RunError> {
-    if let Ok(ended) = timeout(DRAIN, server.as_mut()).await {
-        ended?;
-        info!("stopped: every connection has closed");
-        return Ok(());
+async fn drain(mut server: Pin<&mut impl Future<Output = ()>>, cut: &CancellationToken) {
+    if let Ok(()) = timeout(DRAIN, server.as_mut()).await {
+        return info!("stopped: every connection has closed");
     }
     cut.cancel();
     let all_closed = timeout(CUT, server).await.is_ok();
@@ -339,5 +341,4 @@ async fn drain(
         all_closed,
         "stopped: cut off the connections that did not close"
     );
-    Ok(())
 }

@@ -22,7 +22,7 @@ use super::{ConfigError, access::GivenGrant, watches::GivenWatch};
 use crate::{logging::LogFormat, probe::HookChoice};
 
 /// Every setting that has a variable.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "listen",
     "socket_group",
     "tls_cert",
@@ -40,6 +40,7 @@ const KEYS: [&str; 22] = [
     "lease",
     "history",
     "history_bytes",
+    "stall_timeout",
     "keep_privileges",
     "no_seccomp",
     "log",
@@ -173,6 +174,12 @@ pub struct Given {
     #[arg(long, value_name = "BYTES")]
     pub(super) history_bytes: Option<u32>,
 
+    /// A reader that takes nothing for so long, while messages wait for it, loses its
+    /// stream, with RESOURCE_EXHAUSTED; 5s later its connection, if that takes nothing
+    /// either. From 1s to 1h [env: NETIO_STALL_TIMEOUT] [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) stall_timeout: Option<String>,
+
     /// Keep every capability that it was started with; by default it keeps those
     /// only that counting and finding processes need. For debugging
     /// [env: NETIO_KEEP_PRIVILEGES=true]
@@ -290,6 +297,7 @@ impl Given {
             lease: text("lease")?,
             history: text("history")?,
             history_bytes: number("history_bytes")?,
+            stall_timeout: text("stall_timeout")?,
             keep_privileges: truth("keep_privileges")?,
             no_seccomp: truth("no_seccomp")?,
             log: text("log")?,

@@ -45,7 +45,7 @@ fn defaults() {
 
 /// Each setting, three different values for it, and how it reads.
 type Case = (&'static str, [&'static str; 3], fn(&Settings) -> String);
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     (
         "listen",
         [
@@ -98,6 +98,9 @@ const CASES: [Case; 16] = [
     }),
     ("history_bytes", ["0", "4294967295", "3"], |it| {
         it.options.limits.max_history_bytes.to_string()
+    }),
+    ("stall_timeout", ["1s", "5s", "1h"], |it| {
+        humantime::format_duration(it.options.limits.stall_timeout).to_string()
     }),
     ("log", ["debug", "warn", "error"], |it| it.log.to_string()),
     ("log_format", ["json", "pretty", "json"], |it| {

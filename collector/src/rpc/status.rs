@@ -2,7 +2,7 @@
 //! says what, why and what to do, and a google.rpc.ErrorInfo for programs.
 #![forbid(unsafe_code)]
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Duration};
 
 use netio::printable;
 use tonic::{Code, Status};
@@ -34,6 +34,44 @@ pub(super) fn status<const N: usize>(
 /// What a request, or an open stream, is told when the collector stops.
 pub(super) fn shutting_down() -> Status {
     CommandError::ShuttingDown.into()
+}
+
+/// The caller's own deadline has passed.
+pub(crate) fn deadline_exceeded() -> Status {
+    let message = "the deadline that the caller has set (grpc-timeout) has passed";
+    status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message, [])
+}
+
+/// The caller's deadline cannot be read.
+pub(crate) fn timeout_invalid() -> Status {
+    let message = "grpc-timeout is no time: write up to 8 digits and one of H, M, S, m, u, n";
+    status(Code::InvalidArgument, "TIMEOUT_INVALID", message, [])
+}
+
+/// No answer could begin in time.
+pub(crate) fn request_timeout(allowed: Duration) -> Status {
+    let message = format!(
+        "the request was not there, or not answered, after {allowed:?}: send all of it at once, \
+         and if you did, try again"
+    );
+    status(Code::DeadlineExceeded, "REQUEST_TIMEOUT", message, [])
+}
+
+/// A reader takes nothing.
+pub(crate) fn reader_stalled(stall: Duration) -> Status {
+    let message = format!(
+        "messages waited, and the reader took nothing for {stall:?}: subscribe again, and read \
+         on (with since, nothing is missed that the history has)"
+    );
+    let stall = ("stall_timeout", format!("{stall:?}"));
+    status(Code::ResourceExhausted, "READER_STALLED", message, [stall])
+}
+
+/// The collector has so many calls open.
+pub(crate) fn too_many_calls(limit: usize) -> Status {
+    let message = format!("{limit} calls are open already: try again later");
+    let limit = ("limit", limit.to_string());
+    status(Code::ResourceExhausted, "TOO_MANY_CALLS", message, [limit])
 }
 
 /// The reason that a status gives, or else its code.

@@ -298,8 +298,10 @@ async fn a_subscriber_gets_what_it_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_reader_is_told_what_it_skipped_and_delays_nobody() {
-    let rig = Rig::new(Options::default());
+async fn fault_02_a_stalled_reader_is_told_what_it_skipped_and_delays_nobody() {
+    let mut options = Options::default();
+    options.limits.stall_timeout = Duration::from_secs(60);
+    let rig = Rig::new(options);
     rig.processes.start(7, 1);
     watch(&mut rig.client(), 7).await;
     // A window of less than a message, so that little is under way unread.

@@ -10,10 +10,8 @@ use std::{
     io,
     net::IpAddr,
     os::fd::AsFd as _,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -22,7 +20,6 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -32,6 +29,7 @@ use super::{
     tls::{Tls, handshakes::Handshakes},
     transport::Transport,
     unix::SocketFile,
+    unstalled::Unstalled,
 };
 use crate::{
     access::{Access, Origin},
@@ -45,6 +43,9 @@ const MAX_MEMORY: usize = 128;
 /// at once and again for as long as a peer is in the queue.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
+/// Between two lines of the log about errors of accepting.
+const QUIET: Duration = Duration::from_secs(60);
+
 enum Listener {
     Unix {
         listener: UnixListener,
@@ -57,22 +58,26 @@ enum Listener {
 
 impl Listener {
     /// A connection and where it is from. `None` when nobody can connect any more.
-    async fn accept(&mut self, access: &Access) -> Option<io::Result<(Transport, Origin)>> {
+    async fn accept(&mut self, with: &Admission) -> Option<io::Result<(Transport, Origin)>> {
         match self {
-            Self::Unix { listener, .. } => Some(accept_unix(listener, access).await),
+            Self::Unix { listener, .. } => Some(accept_unix(listener, with).await),
             Self::Tcp(listener) => {
                 let accepted = tcp(listener).await;
-                Some(accepted.map(|(stream, ip)| (Transport::Tcp(stream), Origin::Tcp(ip))))
+                Some(accepted.map(|(stream, ip)| {
+                    let stream = Unstalled::new(stream, with.stall);
+                    (Transport::Tcp(stream), Origin::Tcp(ip))
+                }))
             }
             Self::Memory(listener) => {
-                let stream = listener.recv().await?;
+                let stream = Unstalled::new(listener.recv().await?, with.stall);
                 Some(Ok((Transport::Memory(stream), Origin::InProcess)))
             }
         }
     }
 }
 
-async fn accept_unix(listener: &UnixListener, access: &Access) -> io::Result<(Transport, Origin)> {
+async fn accept_unix(listener: &UnixListener, with: &Admission) -> io::Result<(Transport, Origin)> {
+    let access = &with.access;
     let (stream, _) = listener.accept().await?;
     let credentials = stream.peer_cred()?;
     let mut gids = Vec::new();
@@ -81,6 +86,7 @@ async fn accept_unix(listener: &UnixListener, access: &Access) -> io::Result<(Tr
         gids.push(credentials.gid());
     }
     let uid = credentials.uid();
+    let stream = Unstalled::new(stream, with.stall);
     Ok((Transport::Unix(stream), Origin::Unix { uid, gids }))
 }
 
@@ -97,8 +103,10 @@ pub(super) async fn tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr
 pub(super) struct Admission {
     pub(super) access: Arc<Access>,
     places: Arc<Semaphore>,
-    /// What a peer gets for its handshake, and then to begin to speak.
+    /// What a peer gets for its TLS handshake.
     pub(super) preface: Duration,
+    /// A connection whose peer takes nothing for so long is closed.
+    pub(super) stall: Duration,
     cut: CancellationToken,
 }
 
@@ -115,19 +123,16 @@ impl Admission {
 
     fn admit_to(&self, place: OwnedSemaphorePermit, transport: Transport, origin: &Origin) -> Io {
         let standing = self.access.standing(origin);
-        Io::new(
-            transport,
-            standing,
-            self.cut.child_token(),
-            place,
-            self.preface,
-        )
+        Io::new(transport, standing, self.cut.child_token(), place)
     }
 }
 
-/// Errors of accepting, told once per spell, or the log would fill.
+/// Errors of accepting. They are told once in [`QUIET`], or the log would fill: while
+/// descriptors are short, each that becomes free is one more spell.
 #[derive(Default)]
 pub(super) struct Trouble {
+    told: Option<Instant>,
+    /// It was told that it began, and not that it is over.
     lasts: bool,
 }
 
@@ -138,11 +143,19 @@ impl Trouble {
         if let io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset = error.kind() {
             return;
         }
-        if !self.lasts {
+        if self.is_news(Instant::now()) {
             warn!(%error, "cannot accept a connection, trying on every {BACK_OFF:?}");
-            self.lasts = true;
         }
         sleep(BACK_OFF).await;
+    }
+
+    fn is_news(&mut self, now: Instant) -> bool {
+        if self.told.is_some_and(|told| now - told < QUIET) {
+            return false;
+        }
+        self.told = Some(now);
+        self.lasts = true;
+        true
     }
 
     pub(super) fn is_over(&mut self) {
@@ -169,6 +182,7 @@ impl Accepted {
         listeners: Listeners,
         tls: Option<&Arc<Tls>>,
         max_connections: u32,
+        stall: Duration,
         access: &Arc<Access>,
         cut: &CancellationToken,
     ) -> io::Result<(Self, JoinSet<()>)> {
@@ -178,7 +192,8 @@ impl Accepted {
         let kind = |places: usize| Admission {
             access: Arc::clone(access),
             places: Arc::new(Semaphore::new(places)),
-            preface: listeners.preface,
+            preface: listeners.patience.preface,
+            stall,
             cut: cut.clone(),
         };
         let most = max_connections as usize;
@@ -228,11 +243,10 @@ impl Accepted {
     }
 }
 
-impl Stream for Accepted {
-    type Item = io::Result<Io>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.connections.poll_recv(cx).map(|io| io.map(Ok))
+impl Accepted {
+    /// The next connection. None is lost when the future is dropped.
+    pub(super) async fn next(&mut self) -> Option<Io> {
+        self.connections.recv().await
     }
 }
 
@@ -248,7 +262,7 @@ impl Acceptor {
         let mut trouble = Trouble::default();
         // A place first: a connection that has none is better left in the queue.
         while let Some(place) = self.admission.place().await {
-            match self.listener.accept(&self.admission.access).await {
+            match self.listener.accept(&self.admission).await {
                 Some(Ok((transport, origin))) => {
                     trouble.is_over();
                     let io = self.admission.admit_to(place, transport, &origin);
@@ -260,5 +274,22 @@ impl Acceptor {
                 None => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_that_comes_and_goes_does_not_fill_the_log() {
+        let mut trouble = Trouble::default();
+        let begin = Instant::now();
+        assert!(trouble.is_news(begin));
+        for second in 0..60 {
+            assert!(!trouble.is_news(begin + Duration::from_secs(second)));
+            trouble.is_over();
+        }
+        assert!(trouble.is_news(begin + QUIET));
     }
 }

@@ -2,35 +2,30 @@
 //!
 //! Takes an accepted stream, produces what the gRPC server reads and writes,
 //! and tells who is at the other end. Promises that the connection can be cut
-//! off from outside, and that a peer which does not begin to speak HTTP/2 in
-//! time loses it.
+//! off from outside, and that a peer which sends more than it may ([`super::pace`]) is
+//! not read any more.
 #![forbid(unsafe_code)]
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
+    time::Instant,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
-    time::{Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
 
 use super::{
     cork::{Cork, OpenStreams},
+    pace::{Meter, Pace},
     transport::Transport,
 };
 use crate::access::Standing;
-
-/// The bytes that every HTTP/2 client begins with (RFC 9113, 3.4). Once they
-/// have come, the server's keepalive finds out whether the peer is still there.
-const PREFACE_BYTES: usize = 24;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -41,12 +36,6 @@ pub(crate) struct Peer {
     pub(crate) connection: OpenStreams,
 }
 
-/// A peer that has not begun to speak yet.
-struct Preface {
-    missing_bytes: usize,
-    deadline: Pin<Box<Sleep>>,
-}
-
 /// See the module.
 pub(super) struct Io {
     transport: Cork<Transport>,
@@ -54,31 +43,25 @@ pub(super) struct Io {
     cut: CancellationToken,
     /// Wakes the connection's task when `cut` is cancelled.
     when_cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// `None` once it has come.
-    preface: Option<Preface>,
+    meter: Meter,
     /// Its place among the connections.
     _place: OwnedSemaphorePermit,
 }
 
 impl Io {
-    /// The peer gets `preface` to begin to speak. `cut` is this connection's own
-    /// token: it is looked at with every message. Called within a tokio runtime.
+    /// `cut` is this connection's own token: it is looked at with every message.
     pub(super) fn new(
         transport: Transport,
         standing: Standing,
         cut: CancellationToken,
         place: OwnedSemaphorePermit,
-        preface: Duration,
     ) -> Self {
         Self {
             transport: Cork::new(transport, OpenStreams::default()),
             standing: Arc::new(standing),
             when_cut: Box::pin(cut.clone().cancelled_owned()),
             cut,
-            preface: Some(Preface {
-                missing_bytes: PREFACE_BYTES,
-                deadline: Box::pin(sleep(preface)),
-            }),
+            meter: Meter::new(Instant::now()),
             _place: place,
         }
     }
@@ -91,34 +74,15 @@ impl Io {
         Ok(())
     }
 
-    /// What comes of a wait for bytes: an error once the deadline has passed.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(preface) = &mut self.preface else {
-            return Poll::Pending;
-        };
-        ready!(preface.deadline.as_mut().poll(cx));
-        let why = "the peer has connected and not begun to speak";
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
-    }
-
-    fn received(&mut self, bytes: usize) {
-        if let Some(preface) = &mut self.preface {
-            preface.missing_bytes = preface.missing_bytes.saturating_sub(bytes);
-            if preface.missing_bytes == 0 {
-                self.preface = None;
-            }
-        }
-    }
-}
-
-impl Connected for Io {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
+    pub(super) fn peer(&self) -> Peer {
         Peer {
             standing: Arc::clone(&self.standing),
             connection: self.transport.streams().clone(),
         }
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        self.meter.pace()
     }
 }
 
@@ -132,14 +96,17 @@ impl AsyncRead for Io {
         // in its pending writes too.
         let _ = self.when_cut.as_mut().poll(cx);
         self.check()?;
-        let before = buf.filled().len();
-        match Pin::new(&mut self.transport).poll_read(cx, buf) {
-            Poll::Ready(result) => {
-                self.received(buf.filled().len() - before);
-                Poll::Ready(result)
-            }
-            Poll::Pending => self.poll_deadline(cx),
+        if self.pace().is_exceeded() {
+            return Poll::Pending;
         }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.transport).poll_read(cx, buf);
+        if let Some(new) = buf.filled().get(before..)
+            && !new.is_empty()
+        {
+            self.meter.read(new, Instant::now());
+        }
+        read
     }
 }
 

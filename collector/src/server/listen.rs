@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{
+    http2::Patience,
     tls::{self, TlsFiles},
     unix::{SocketFile, listen_at},
 };
@@ -34,9 +35,10 @@ use crate::{
 const MEMORY_BUFFER: usize = 64 * 1024;
 /// In-memory connections that wait to be accepted.
 const MEMORY_BACKLOG: usize = 16;
-/// A peer that has not begun to speak so long after it was accepted is closed,
-/// and its place is free again.
-const PREFACE: Duration = Duration::from_secs(5);
+
+/// Calls of health, reflection and the rest that are open at once in all; Subscribe
+/// streams have a limit of their own.
+const OTHER_CALLS: u32 = 4096;
 
 pub(super) type MemoryListener = mpsc::Receiver<DuplexStream>;
 
@@ -49,8 +51,10 @@ pub struct Listeners {
     /// What those of `tls` go by.
     pub(super) tls_files: Option<TlsFiles>,
     pub(super) memory: Vec<MemoryListener>,
-    /// What a peer gets to begin to speak; tests make do with less.
-    pub(super) preface: Duration,
+    /// How long peers get; tests make do with less.
+    pub(super) patience: Patience,
+    /// Calls in all that are not Subscribe streams.
+    pub(super) other_calls: u32,
     /// How often certificates and tokens are looked at; tests are less patient.
     pub(super) reload: Duration,
 }
@@ -63,7 +67,8 @@ impl Default for Listeners {
             tls: Vec::new(),
             tls_files: None,
             memory: Vec::new(),
-            preface: PREFACE,
+            patience: Patience::default(),
+            other_calls: OTHER_CALLS,
             reload: reload::EVERY,
         }
     }

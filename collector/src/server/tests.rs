@@ -139,7 +139,7 @@ async fn every_stream_of_a_connection_gets_every_tick_and_the_end() {
 }
 
 #[tokio::test]
-async fn mute_peers_and_stalled_readers_are_cut_off() {
+async fn fault_04_mute_peers_and_stalled_readers_delay_no_stop() {
     let folder = tempfile::tempdir().unwrap();
     let (path, mut listeners) = socket(folder.path());
     let address = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -175,7 +175,7 @@ async fn mute_peers_take_no_places_of_others_and_lose_their_own() {
     let (path, mut listeners) = socket(folder.path());
     let address = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let preface = Duration::from_millis(1500);
-    listeners.preface = preface;
+    listeners.patience.preface = preface;
     let mut options = Options::default();
     options.limits.max_connections = 2;
     let rig = Rig::listening(options, listeners);

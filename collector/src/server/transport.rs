@@ -13,12 +13,14 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::unstalled::Unstalled;
+
 /// An accepted stream of bytes.
 pub(super) enum Transport {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    Memory(DuplexStream),
+    Unix(Unstalled<UnixStream>),
+    Tcp(Unstalled<TcpStream>),
+    Tls(Box<TlsStream<Unstalled<TcpStream>>>),
+    Memory(Unstalled<DuplexStream>),
 }
 
 /// Calls the same method of whichever stream it is.

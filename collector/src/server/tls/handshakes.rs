@@ -26,6 +26,7 @@ use crate::{
         accept::{Admission, Trouble, tcp},
         io::Io,
         transport::Transport,
+        unstalled::Unstalled,
     },
 };
 
@@ -93,6 +94,7 @@ async fn shake_hands(
     admission: Admission,
     connections: mpsc::Sender<Io>,
 ) {
+    let stream = Unstalled::new(stream, admission.stall);
     let handshake = acceptor.accept(stream).into_fallible();
     let stream = match timeout(admission.preface, handshake).await {
         Ok(Ok(stream)) => stream,
@@ -116,14 +118,14 @@ async fn shake_hands(
 }
 
 /// The names in the certificate, which the handshake has verified.
-fn names(stream: &TlsStream<TcpStream>) -> Option<Names> {
+fn names(stream: &TlsStream<Unstalled<TcpStream>>) -> Option<Names> {
     let certificates = stream.get_ref().1.peer_certificates()?;
     Names::of(certificates.first()?)
 }
 
 /// Lets a peer whose certificate is refused read why. It has been speaking already, and
 /// closing the connection with something unread would discard what it is told.
-async fn close(mut stream: TcpStream) {
+async fn close(mut stream: Unstalled<TcpStream>) {
     let read = async {
         let _ = stream.shutdown().await;
         let mut buffer = [0; 1024];

@@ -20,7 +20,7 @@ fn begin(address: SocketAddr) -> TcpStream {
 
 /// More than there may be at once; the last is held until the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_open_handshakes_keep_nobody_out() {
+async fn fault_07_half_open_handshakes_keep_nobody_out() {
     const HALF_OPEN: usize = 500;
     const { assert!(HALF_OPEN > handshakes::MOST) };
     let site = Site::new(&[("c", Role::Observe)], None);
@@ -52,7 +52,7 @@ async fn half_open_handshakes_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_during_handshakes_leave_it_serving() {
+async fn fault_06_resets_during_handshakes_leave_it_serving() {
     let resets: u32 = match std::env::var("NETIO_TEST_RESETS") {
         Ok(resets) => resets.parse().unwrap(),
         Err(_) => 10_000,
