@@ -60,6 +60,8 @@ impl Embedded {
             limits,
             ..Options::default()
         };
+        // Whoever reads the output may pause as long as they like: there is nobody else.
+        options.limits.stall_timeout = Limits::MAX_STALL;
         if let Some(interval) = settings.interval {
             options.interval = interval;
         }

@@ -67,7 +67,7 @@ impl Failure {
             Some(reason) => Self {
                 what: format!("cannot {doing}: {message} ({reason})"),
                 next: next::for_reason(&reason, origin),
-                is_lost: reason == next::SHUTTING_DOWN,
+                is_lost: [next::SHUTTING_DOWN, next::READER_STALLED].contains(&&*reason),
                 oldest: oldest(status, &reason),
                 reason: Some(reason),
             },

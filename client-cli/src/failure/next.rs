@@ -10,6 +10,8 @@ use crate::text;
 
 /// The reason of a collector that stops.
 pub(super) const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+/// The reason where this client took nothing for too long.
+pub(super) const READER_STALLED: &str = "READER_STALLED";
 /// The reason where a tick is asked for that the collector does not have any more.
 pub(super) const HISTORY_GONE: &str = "HISTORY_GONE";
 /// The reason where nothing matches.
@@ -100,6 +102,11 @@ pub(super) fn for_reason(reason: &str, origin: &Origin) -> String {
              the history goes back"
         }
         "PROCESS_BUSY" => "repeat the command in a moment",
+        READER_STALLED => {
+            "repeat the command, and let whatever reads its output go on reading; where readers \
+             pause for long, start netio-collector with a longer --stall-timeout"
+        }
+        "TOO_MANY_CALLS" | "REQUEST_TIMEOUT" => "repeat the command in a moment",
         SHUTTING_DOWN => "start netio-collector again, then repeat the command",
         "WATCH_NOT_FOUND" => "netio-client list shows the watches that there are",
         "NOT_THE_OWNER" => {
