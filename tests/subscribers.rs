@@ -11,7 +11,7 @@ use tonic::transport::Endpoint;
 const STALL: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_subscriber_is_told_what_it_skipped_and_delays_nobody() -> Result {
+async fn fault_02_a_stalled_subscriber_is_told_what_it_skipped_and_delays_nobody() -> Result {
     if skip(support::lacks_kernel()) {
         return Ok(());
     }

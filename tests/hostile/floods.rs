@@ -1,0 +1,142 @@
+//! The floods of HTTP/2 frames that servers have been brought down by.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    GROWTH, Steady, memory,
+    support::{self, Collector, Result, skip},
+    wire::{
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING,
+        PRIORITY, PROTOCOL_ERROR, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, header,
+    },
+};
+
+const WATCH: &str = "/netio.v1.NetIoService/Watch";
+/// The most frames of one attack, and the time that it may go on.
+const FRAMES: u32 = 200_000;
+const LASTS: Duration = Duration::from_secs(10);
+/// Each attack is made by so many connections, one after the other.
+const CONNECTIONS: usize = 5;
+
+/// What is sent over and over; gets the number of the round.
+struct Flood {
+    name: &'static str,
+    /// Sent once before.
+    begin: Vec<u8>,
+    round: fn(u32) -> Vec<u8>,
+    /// Rounds that go out in one write.
+    at_once: u32,
+}
+
+fn stream_of(round: u32) -> u32 {
+    2 * round + 1
+}
+
+fn reset(round: u32) -> Vec<u8> {
+    let stream = stream_of(round);
+    let mut frames = frame(HEADERS, END_HEADERS, stream, &call(WATCH));
+    frames.extend(frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+    frames
+}
+
+fn floods() -> Vec<Flood> {
+    let open = frame(HEADERS, END_HEADERS, 1, &call(WATCH));
+    let unended = frame(HEADERS, END_STREAM, 1, &call(WATCH));
+    let flood = |name, begin: &[u8], at_once, round| Flood {
+        name,
+        begin: begin.to_vec(),
+        round,
+        at_once,
+    };
+    vec![
+        // CVE-2023-44487
+        flood("rapid reset, in bulk", &[], 100, reset),
+        flood("rapid reset, one by one", &[], 1, reset),
+        // CVE-2024-27316 and its kin
+        flood("CONTINUATION without end", &unended, 100, |_| {
+            frame(CONTINUATION, 0, 1, &header("x-more", "of the same"))
+        }),
+        flood("empty CONTINUATION without end", &unended, 100, |_| {
+            frame(CONTINUATION, 0, 1, &[])
+        }),
+        // CVE-2019-9512
+        flood("PING", &[], 100, |round| {
+            frame(PING, 0, 0, &u64::from(round).to_be_bytes())
+        }),
+        flood("PING answers to nothing", &[], 100, |_| {
+            frame(PING, ACK, 0, &[7; 8])
+        }),
+        // CVE-2019-9515
+        flood("SETTINGS", &[], 100, |_| frame(SETTINGS, 0, 0, &[])),
+        // CVE-2019-9518
+        flood("empty DATA", &open, 100, |_| frame(DATA, 0, 1, &[])),
+        flood("DATA of a byte", &open, 100, |_| frame(DATA, 0, 1, &[0])),
+        flood("empty HEADERS", &[], 100, |round| {
+            frame(HEADERS, END_HEADERS, stream_of(round), &[])
+        }),
+        flood("WINDOW_UPDATE", &[], 100, |_| {
+            frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes())
+        }),
+        // CVE-2019-9513
+        flood("PRIORITY", &[], 100, |round| {
+            frame(PRIORITY, 0, stream_of(round % 1000), &[0, 0, 0, 0, 7])
+        }),
+        flood("unknown frames", &[], 100, |_| frame(0xbe, 0, 0, &[])),
+    ]
+}
+
+/// How it ends: the GOAWAY's reason, and after how many frames at most.
+fn attack(collector: &Collector, flood: &Flood) -> Result<(Option<u32>, u32)> {
+    let mut peer = Peer::connect(&collector.socket, &[])?;
+    let begin = Instant::now();
+    let mut goes_on = peer.send(&flood.begin)?;
+    let mut round = 0;
+    while goes_on {
+        assert!(
+            round < FRAMES && begin.elapsed() < LASTS,
+            "{}: not ended after {round} rounds in {:?}",
+            flood.name,
+            begin.elapsed()
+        );
+        let rounds = round..round + flood.at_once;
+        round = rounds.end;
+        let frames: Vec<_> = rounds.flat_map(flood.round).collect();
+        // Answers are never read meanwhile.
+        goes_on = peer.send(&frames)?;
+    }
+    Ok((peer.end()?, round))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_08_http2_floods_end_in_goaway_with_flat_memory() -> Result {
+    if skip(support::lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&["--interval", "100ms"])?;
+    let steady = Steady::start(&collector).await?;
+    let (collector, begin) = tokio::task::spawn_blocking(move || {
+        let flood = || -> Result {
+            for flood in floods() {
+                let before = memory(&collector)?;
+                for _ in 0..CONNECTIONS {
+                    let (reason, rounds) = attack(&collector, &flood)?;
+                    let told = matches!(reason, Some(PROTOCOL_ERROR | ENHANCE_YOUR_CALM));
+                    assert!(told, "{}: GOAWAY {reason:?} after {rounds}", flood.name);
+                }
+                let after = memory(&collector)?;
+                let grown = after.saturating_sub(before);
+                eprintln!("{}: memory {before} B, then {after} B", flood.name);
+                assert!(grown < GROWTH, "{}: {before} to {after}", flood.name);
+            }
+            Ok(())
+        };
+        let flooded = flood().map_err(|error| error.to_string());
+        (collector, flooded)
+    })
+    .await?;
+    begin?;
+    steady.end().await?;
+    // And it serves on.
+    collector.connect().await?;
+    Ok(())
+}
