@@ -242,10 +242,11 @@ pub(crate) async fn run_in(
     let self_watch = tokio::spawn(self_watch.run(told, stop.clone()));
 
     let mut sampled = None;
+    let mut has_closed = false;
     tokio::select! {
         () = shutdown.cancelled() => {}
-        // Ends by the token only.
-        () = &mut server => {}
+        // Ends by the token only, which it may see first.
+        () = &mut server => has_closed = true,
         ended = &mut sampler => sampled = Some(ended),
     }
     // The shutdown ends the others too, and their end may be seen first.
@@ -258,7 +259,11 @@ pub(crate) async fn run_in(
     // Tells nothing any more once it has ended.
     let _ = self_watch.await;
     health.stop().await;
-    drain(server, &cut).await;
+    if has_closed {
+        info!("stopped: there was no connection");
+    } else {
+        drain(server, &cut).await;
+    }
     let early = faulty && sampled.is_some();
     let sampled = match sampled {
         Some(ended) => Ok(ended),
