@@ -9,7 +9,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::net::{UnixDatagram, UnixStream},
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -17,8 +17,12 @@ use std::{
 use netio::v1::{
     GetCollectorInfoRequest, Target, WatchRequest, net_io_service_client::NetIoServiceClient,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    Collector, PATIENCE, Result, binary, connection, file, lacks_kernel, next_tick, request,
+    Collector, PATIENCE, Result, binary,
+    bpffs::bpffs,
+    connection, file, lacks_kernel, next_tick, request,
+    service::{UID, lacks, open_folder, unit, unit_capabilities, with_capabilities},
     settled, skip, subscribe, transfer, unwatch, wait,
 };
 use tempfile::TempDir;
@@ -26,61 +30,6 @@ use tokio::sync::Mutex;
 
 /// One test at a time: what this process sends is counted.
 static ALONE: Mutex<()> = Mutex::const_new(());
-
-/// Nobody in particular.
-const UID: &str = "65534";
-
-/// Any program of this name.
-fn lacks(program: &'static str) -> Option<&'static str> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = std::env::split_paths(&path);
-    (!folders.any(|folder| folder.join(program).exists())).then_some(program)
-}
-
-/// What the shipped unit says of a setting, all lines of it.
-fn unit(setting: &str) -> Result<Vec<String>> {
-    let text = fs::read_to_string(file("packaging/systemd/netio-collector.service"))?;
-    let values: Vec<String> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix(setting)?.strip_prefix('='))
-        .map(str::to_owned)
-        .collect();
-    assert!(!values.is_empty(), "the unit says nothing of {setting}");
-    Ok(values)
-}
-
-/// A folder that everybody may use, which a path of the socket needs.
-fn open_folder() -> Result<TempDir> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = tempfile::tempdir()?;
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
-    Ok(folder)
-}
-
-/// Runs a program as another user with these capabilities, as the unit has it.
-fn with_capabilities(capabilities: &[String]) -> Command {
-    let mut list = "-all".to_owned();
-    for capability in capabilities {
-        let name = capability.trim_start_matches("CAP_").to_lowercase();
-        list.push_str(&format!(",+{name}"));
-    }
-    let mut command = Command::new("setpriv");
-    command.args([
-        "--reuid",
-        UID,
-        "--regid",
-        UID,
-        "--clear-groups",
-        "--no-new-privs",
-    ]);
-    for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
-        command.args([set, &list]);
-    }
-    command.arg("--").arg(binary("netio-collector"));
-    command.env_remove("NETIO_CONFIG").env("NETIO_LOG", "info");
-    command.stdin(Stdio::null());
-    command
-}
 
 fn status_of(pid: u32) -> Result<Vec<String>> {
     // Each thread has capabilities of its own.
@@ -193,9 +142,11 @@ async fn another_user_with_the_units_capabilities_counts_everything() -> Result 
     if skip(lacks_kernel().or(lacks("setpriv"))) {
         return Ok(());
     }
-    let capabilities = unit("AmbientCapabilities")?.concat();
-    assert_eq!(unit("CapabilityBoundingSet")?.concat(), capabilities);
-    let capabilities: Vec<_> = capabilities.split(' ').map(str::to_owned).collect();
+    let capabilities = unit_capabilities()?;
+    assert_eq!(
+        unit("CapabilityBoundingSet")?.concat(),
+        capabilities.join(" ")
+    );
     let folder = open_folder()?;
     let collector = Collector::start_command(with_capabilities(&capabilities), folder)?;
     assert_it_counts(&collector.socket).await?;
@@ -308,6 +259,7 @@ async fn sockets_that_are_handed_over_are_served_and_left() -> Result {
         .arg(&path)
         .args(["--listen", &address])
         .arg(binary("netio-collector"))
+        .arg("--no-pin")
         .env_remove("NETIO_LISTEN")
         .env_remove("NETIO_CONFIG")
         .stdin(Stdio::null())
@@ -409,37 +361,19 @@ fn allowed_by_unit() -> Result<BTreeSet<String>> {
     Ok(allowed)
 }
 
-#[tokio::test]
-async fn no_call_that_it_makes_is_refused_here_or_by_the_unit() -> Result {
-    let _alone = ALONE.lock().await;
-    let lacking = lacks_kernel()
-        .or(lacks("strace"))
-        .or(lacks("systemd-analyze"));
-    if skip(lacking) {
-        return Ok(());
-    }
-    let folder = tempfile::tempdir()?;
-    let trace = folder.path().join("trace");
-    let mut command = Command::new("strace");
-    command
-        .args(["-f", "-qq", "-e", "signal=none", "-o"])
-        .arg(&trace);
-    command.arg(binary("netio-collector"));
-    let mut collector = Collector::start_command(command, folder)?;
-    assert_it_counts(&collector.socket).await?;
-    // Past the first look at missed events.
-    sleep(Duration::from_secs(11));
-    // strace ends with what it traces, and passes its signal on to nobody.
+/// Ends what strace runs by a signal; strace ends with it.
+fn end(mut collector: Collector, signal: Signal) -> Result<ExitStatus> {
     let children = format!("/proc/{0}/task/{0}/children", collector.pid());
     let traced = fs::read_to_string(children)?.trim().parse()?;
-    let traced = rustix::process::Pid::from_raw(traced).ok_or("no pid")?;
-    rustix::process::kill_process(traced, rustix::process::Signal::TERM)?;
-    assert!(collector.end()?.success());
+    let traced = Pid::from_raw(traced).ok_or("no pid")?;
+    kill_process(traced, signal)?;
+    collector.end()
+}
 
-    let text = fs::read_to_string(&trace)?;
-    let allowed = allowed_by_unit()?;
+/// The names of the calls in a trace, none of which was refused.
+fn calls(trace: &Path) -> Result<BTreeSet<String>> {
     let mut seen = BTreeSet::new();
-    for line in text.lines() {
+    for line in fs::read_to_string(trace)?.lines() {
         // "PID call(...) = ..." or "PID <... call resumed>...".
         let Some((_, call)) = line.split_once(' ') else {
             continue;
@@ -453,8 +387,46 @@ async fn no_call_that_it_makes_is_refused_here_or_by_the_unit() -> Result {
         assert!(!refused || name == "clone3", "{line}");
         seen.insert(name);
     }
-    assert!(seen.contains("bpf") && seen.contains("accept4"), "{seen:?}");
-    for name in seen.iter().filter(|name| !name.is_empty()) {
+    seen.remove("");
+    Ok(seen)
+}
+
+#[tokio::test]
+async fn no_call_that_it_makes_is_refused_here_or_by_the_unit() -> Result {
+    let _alone = ALONE.lock().await;
+    if skip(lacks("strace").or(lacks("systemd-analyze"))) {
+        return Ok(());
+    }
+    let Some(bpffs) = bpffs()? else { return Ok(()) };
+    let traces = tempfile::tempdir()?;
+    let mut seen = BTreeSet::new();
+    // It begins, goes on when it was killed, and hands over to other limits.
+    let rounds: [&[&str]; 3] = [&[], &[], &["--max-processes", "300"]];
+    for (round, more) in rounds.iter().enumerate() {
+        let trace = traces.path().join(round.to_string());
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-qq", "-e", "signal=none", "-o"])
+            .arg(&trace)
+            .arg(binary("netio-collector"))
+            .args(bpffs.arguments())
+            .args(*more);
+        let collector = Collector::start_command(command, tempfile::tempdir()?)?;
+        assert_it_counts(&collector.socket).await?;
+        if round < 2 {
+            end(collector, Signal::KILL)?;
+        } else {
+            // Past the first look at missed events.
+            sleep(Duration::from_secs(11));
+            assert!(end(collector, Signal::TERM)?.success());
+        }
+        seen.extend(calls(&trace)?);
+    }
+    for name in ["bpf", "accept4", "flock", "sched_setaffinity"] {
+        assert!(seen.contains(name), "{name} is not among {seen:?}");
+    }
+    let allowed = allowed_by_unit()?;
+    for name in &seen {
         assert!(allowed.contains(name), "the unit refuses {name}");
     }
     Ok(())

@@ -12,7 +12,7 @@ use netio_collector::{
     Limits, Listeners, Options, RunError,
     kernel::Kernel,
     logging::PrintableFields,
-    probe::{self, HookChoice, ProbeOptions},
+    probe::{self, HookChoice, Keeping, ProbeOptions},
 };
 use tokio::{
     task::{JoinHandle, spawn_blocking},
@@ -52,6 +52,7 @@ impl Embedded {
         let probe_options = ProbeOptions {
             hooks: settings.hooks.unwrap_or_default(),
             limits,
+            keeping: Keeping::Not("it is part of another program".to_owned()),
         };
         let kernel = spawn_blocking(move || probe::attach(&probe_options))
             .await

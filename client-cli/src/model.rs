@@ -27,6 +27,8 @@ pub(crate) struct Point {
 pub(crate) struct Tick {
     /// Which run of the collector it is of.
     pub(crate) generation: u64,
+    /// And of all that went on with the same watches: see [`lineage`].
+    pub(crate) lineage: u64,
     /// Counts ticks of the collector; of several the last.
     pub(crate) sequence: u64,
     /// How many ticks are summed up; not zero.
@@ -162,6 +164,16 @@ impl Tick {
     }
 }
 
+/// What is the same for collectors that went on, one from the other, with the same
+/// watches and the same sequence.
+pub(crate) fn lineage(instance: &v1::CollectorInstance) -> u64 {
+    match instance.lineage {
+        // It does not know of that.
+        0 => instance.generation,
+        lineage => lineage,
+    }
+}
+
 /// One direction of traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flow {
@@ -187,8 +199,10 @@ impl TryFrom<v1::SubscribeResponse> for Tick {
 
     fn try_from(tick: v1::SubscribeResponse) -> Result<Self, &'static str> {
         let interval = tick.interval.and_then(netio::time::duration);
+        let instance = tick.instance.unwrap_or_default();
         Ok(Self {
-            generation: tick.instance.map_or(0, |it| it.generation),
+            generation: instance.generation,
+            lineage: lineage(&instance),
             sequence: tick.sequence,
             ticks: tick.ticks.max(1),
             omits_idle: false,

@@ -90,6 +90,8 @@ pub(crate) struct Ticks {
     shape: Shape,
     /// The tick before; none before the first.
     last: Option<Point>,
+    /// Of the collectors that it may be of; the tick before was of one of them.
+    lineage: Option<u64>,
     /// The stream that is to follow, beside the wide one until it can.
     narrow: Option<Narrow>,
     /// What was last asked for instead of everything; and whether it was given.
@@ -133,6 +135,7 @@ impl Ticks {
             origin: rpc.origin().clone(),
             shape,
             last: None,
+            lineage: None,
             narrow: None,
             is_narrow: !watch_ids.is_empty(),
             asked: watch_ids,
@@ -142,6 +145,11 @@ impl Ticks {
     /// The tick before; none before the first.
     pub(crate) fn last(&self) -> Option<Point> {
         self.last
+    }
+
+    /// Whether the tick before was of a collector of another lineage.
+    pub(crate) fn is_of_other(&self, lineage: u64) -> bool {
+        self.lineage.is_some_and(|last| last != lineage)
     }
 
     /// Begins anew with the next tick, whatever it is. What there was is of
@@ -155,7 +163,12 @@ impl Ticks {
     ) -> Result<(), Failure> {
         let opened = Self::of_everything(rpc, shape).await?;
         let last = self.last.filter(|_| !is_restarted);
-        *self = Self { last, ..opened };
+        let lineage = self.lineage.filter(|_| !is_restarted);
+        *self = Self {
+            last,
+            lineage,
+            ..opened
+        };
         Ok(())
     }
 
@@ -177,23 +190,26 @@ impl Ticks {
         let mut opened = Self::open(rpc, shape, watch_ids.clone(), Some(since)).await;
         for _ in 1..HISTORY_TRIES {
             let Err(failure) = opened else { break };
-            since = Since::After(self.before_oldest(failure)?);
+            since = Since::After(self.before_oldest(failure, since)?);
             opened = Self::open(rpc, shape, watch_ids.clone(), Some(since)).await;
         }
-        let last = self.last;
-        *self = Self { last, ..opened? };
+        let (last, lineage) = (self.last, self.lineage);
+        *self = Self {
+            last,
+            lineage,
+            ..opened?
+        };
         Ok(())
     }
 
     /// What comes before the oldest tick of the history, if the failure is that
     /// an older one was asked for.
-    fn before_oldest(&self, failure: Failure) -> Result<Point, Failure> {
+    fn before_oldest(&self, failure: Failure, asked: Since) -> Result<Point, Failure> {
         let Some(oldest) = failure.oldest() else {
             return Err(failure);
         };
-        if self
-            .last
-            .is_some_and(|last| last.generation != oldest.generation)
+        if let Since::After(asked) = asked
+            && asked.generation != oldest.generation
         {
             return Err(Failure::of_restart(&self.origin));
         }
@@ -231,7 +247,7 @@ impl Ticks {
             // In the first message there is nothing to compare with, and a
             // stream counts only its own skips, not those between two streams.
             if let Some(last) = self.last {
-                if tick.generation != last.generation {
+                if self.is_of_other(tick.lineage) {
                     return Err(Failure::of_restart(&self.origin));
                 }
                 if tick.sequence <= last.sequence {
@@ -240,6 +256,7 @@ impl Ticks {
                 tick.skipped_ticks = gap(last.sequence, tick.first());
             }
             self.last = Some(tick.point());
+            self.lineage = Some(tick.lineage);
             tick.omits_idle = self.shape.only_changed;
             return Ok(tick);
         }

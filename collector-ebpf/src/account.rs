@@ -8,7 +8,7 @@
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
-    ptr::{addr_of_mut, read_volatile, write_volatile},
+    ptr::{read_volatile, write_volatile},
 };
 
 use aya_ebpf::{
@@ -20,8 +20,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netio_abi::{
-    AllowEntry, Counters, FULL_PROCESSES, FULL_SOCKETS, NO_SLOT,
-    fields::{BANK_SLOTS, TASK_CPU, TASK_TGID},
+    ALL_MARKS, AllowEntry, Counters, FULL_PROCESSES, FULL_SOCKETS, Kept, NO_SLOT,
+    fields::{ALLOW_WORD, BANK_SLOTS, TASK_CPU, TASK_TGID},
 };
 
 use crate::sock::{Btf, Object as _};
@@ -37,6 +37,15 @@ static COUNTERS: Array<Counters, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 /// What did not fit: elements `FULL_...`.
 #[btf_map]
 static FULL: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// For the collector alone, which sets the size at load: here, so that it lives as
+/// long as the counters do.
+#[btf_map]
+static KEPT: Array<Kept, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// The same.
+#[btf_map]
+static MARKS: Array<u64, { ALL_MARKS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Who is counted, and on which CPU.
 #[derive(Clone, Copy)]
@@ -109,8 +118,9 @@ fn slot_of(tgid: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn allow_entry(tgid: u32) -> Option<*mut u32> {
     let entry = ALLOW_LIST.get_ptr_mut(tgid)?;
-    // SAFETY: the look-up gave a whole element.
-    Some(unsafe { addr_of_mut!((*entry).slot) })
+    // Before the programs are loaded, the offset becomes that of this generation's
+    // word.
+    Some(entry.cast::<u8>().wrapping_add(ALLOW_WORD).cast())
 }
 
 /// Counts one call that sent `bytes`: told last, so that nothing must be kept for

@@ -38,6 +38,7 @@ impl Registry {
                 interval: Duration::from_secs(1),
                 max_history: Duration::from_secs(1),
                 max_history_bytes: limits.max_history_bytes,
+                last_sequence: 0,
             }),
             used: Vec::new(),
             sequence: 0,

@@ -18,7 +18,12 @@ use std::{
 use netio::v1::Target;
 use tracing_subscriber::EnvFilter;
 
-use crate::{Limits, Options, TlsFiles, logging::LogFormat, probe::HookChoice};
+use crate::{
+    Limits, Options, TlsFiles,
+    keep::{DEFAULT_PIN_PATH, DEFAULT_STATE_DIR},
+    logging::LogFormat,
+    probe::HookChoice,
+};
 
 mod access;
 mod given;
@@ -41,6 +46,15 @@ pub enum Address {
     Tls(SocketAddr),
 }
 
+/// Where what outlives the collector is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The pins, in a BPF filesystem.
+    pub pin_path: PathBuf,
+    /// The state.
+    pub state_dir: PathBuf,
+}
+
 /// Everything the collector runs by.
 #[derive(Debug)]
 pub struct Settings {
@@ -56,6 +70,8 @@ pub struct Settings {
     pub options: Options,
     /// Which hooks to count with.
     pub hooks: HookChoice,
+    /// Where to pin; none: nothing is pinned.
+    pub keep: Option<Kept>,
     /// Keep capabilities that are not needed.
     pub keep_privileges: bool,
     /// Let every system call pass.
@@ -149,6 +165,16 @@ impl Settings {
         options.watches = standing(given)?;
         options.grants = access::grants(given)?;
         let listen = listen(given)?;
+        options.keep_at_stop = first(given, |it| it.keep_at_stop).is_some_and(|(_, it)| it);
+        let kept = Kept {
+            pin_path: folder(given, "pin_path", DEFAULT_PIN_PATH, |it| {
+                it.pin_path.clone()
+            })?,
+            state_dir: folder(given, "state_dir", DEFAULT_STATE_DIR, |it| {
+                it.state_dir.clone()
+            })?,
+        };
+        let no_pin = first(given, |it| it.no_pin).is_some_and(|(_, it)| it);
         let (origin, log) = first(given, |given| given.log.clone())
             .unwrap_or_else(|| (Origin::Flags, "info".to_owned()));
         let log = EnvFilter::try_new(&log).map_err(|why| {
@@ -165,10 +191,25 @@ impl Settings {
             hooks: first(given, |given| given.hooks).map_or_else(Default::default, |(_, it)| it),
             keep_privileges: first(given, |given| given.keep_privileges).is_some_and(|(_, it)| it),
             no_seccomp: first(given, |given| given.no_seccomp).is_some_and(|(_, it)| it),
+            keep: (!no_pin).then_some(kept),
             log,
             log_format: first(given, |given| given.log_format)
                 .map_or_else(Default::default, |(_, it)| it),
         })
+    }
+}
+
+/// A folder, by its absolute path.
+fn folder(
+    given: &[(Origin<'_>, Given)],
+    key: &str,
+    default: &str,
+    setting: impl Fn(&Given) -> Option<PathBuf>,
+) -> Result<PathBuf, ConfigError> {
+    match first(given, setting) {
+        Some((_, path)) if path.is_absolute() => Ok(path),
+        Some((origin, path)) => Err(origin.bad(key, path.display(), "is no absolute path")),
+        None => Ok(default.into()),
     }
 }
 

@@ -51,6 +51,7 @@ fn subscribe(message: v1::SubscribeRequest, limits: &Limits) -> Result<(), Statu
     const GENERATION: u64 = 1;
     let wish = request::subscription(message, limits, GENERATION, || 1)?;
     let hub = Hub::new(HubOptions {
+        last_sequence: 0,
         max_subscribers: 1,
         interval: Duration::from_secs(1),
         max_history: limits.max_history,

@@ -55,6 +55,9 @@ pub(crate) struct HubOptions {
     pub(crate) interval: Duration,
     pub(crate) max_history: Duration,
     pub(crate) max_history_bytes: u64,
+    /// The sequence of the last tick of a collector before this one, which this one
+    /// goes on from; 0: there is none.
+    pub(crate) last_sequence: u64,
 }
 
 /// What a subscriber wants.
@@ -234,7 +237,8 @@ impl Hub {
 
     /// Of the newest tick; 0 before the first.
     fn sequence(&self) -> u64 {
-        self.newest.get().map_or(0, |tick| tick.message.sequence)
+        let newest = self.newest.get();
+        newest.map_or(self.options.last_sequence, |tick| tick.message.sequence)
     }
 
     /// The sequence before the first tick that is wanted.

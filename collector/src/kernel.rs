@@ -14,6 +14,8 @@ use std::{
 use netio::v1;
 use tokio_stream::Stream;
 
+use crate::keep::{State, Store};
+
 /// What a process did since some beginning. Monotonic: of two readings of one
 /// slot, the later is never less in any field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +89,35 @@ pub struct Birth {
     pub name: Vec<u8>,
 }
 
+/// A slot that was in use when hooks were taken over from a collector that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The slot.
+    pub slot: Slot,
+    /// The process that has it, or had it; none, if it is a family's or nobody's.
+    pub process: Option<ProcessId>,
+    /// The family of its process's children.
+    pub family: Option<Slot>,
+    /// Its process's name.
+    pub name: Vec<u8>,
+    /// Whether the kernel gave it to a child at birth, or its process has exited:
+    /// such a slot may be news. Otherwise the collector of before took it.
+    pub is_told: bool,
+    /// Whether its process is on the allow-list with it.
+    pub is_listed: bool,
+}
+
+/// A number that is kept with the hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// The sequence number of the last tick.
+    Sequence,
+    /// When the counters were read for it, in nanoseconds since boot.
+    Time,
+    /// The number of the last state that was written.
+    State,
+}
+
 /// What has become of a slot's process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LifeNow {
@@ -141,6 +172,16 @@ pub struct KernelInfo {
     pub received_calls_meaning: String,
     /// Whether children are followed and exits noticed in the kernel.
     pub follows_children: bool,
+    /// Why counting does not go on in the kernel if the collector is killed; empty if
+    /// it does.
+    pub not_durable: String,
+}
+
+impl KernelInfo {
+    /// Whether counting goes on in the kernel if the collector is killed.
+    pub fn is_durable(&self) -> bool {
+        self.hook_mode != v1::HookMode::Unspecified && self.not_durable.is_empty()
+    }
 }
 
 /// Pids of processes that rules may match from now on: they have executed a
@@ -177,6 +218,48 @@ pub trait Kernel: Send {
     fn check(&mut self) -> Result<(), AllowError> {
         self.refusal().map_or(Ok(()), Err)
     }
+
+    /// Where what the kernel does not know is written down, for the one who asks
+    /// first; none, if these hooks go with the collector.
+    fn store(&mut self) -> Option<Store> {
+        None
+    }
+
+    /// What a collector that is gone wrote down last, if these hooks are taken over
+    /// from it; for the one who asks first.
+    fn left(&mut self) -> Option<State> {
+        None
+    }
+
+    /// The slots that were in use when these hooks were taken over from a collector
+    /// that is gone; births after that are told by [`Kernel::births`].
+    fn taken(&mut self) -> Vec<Taken> {
+        Vec::new()
+    }
+
+    /// Has the hooks go when this is dropped. Otherwise, if they are pinned, they
+    /// count on.
+    fn release(&mut self) {}
+
+    /// Notes what a free slot's counters stand at, or what they stood at when its
+    /// process was listed. As all that is kept, this lives as long as the hooks do,
+    /// and costs no system call.
+    fn set_base(&mut self, slot: Slot, counters: Counters);
+
+    /// What was noted; at first, zeros.
+    fn base(&self, slot: Slot) -> Counters;
+
+    /// Notes what a slot's counters stood at at a tick.
+    fn set_told(&mut self, slot: Slot, counters: Counters);
+
+    /// What was noted; at first, zeros.
+    fn told(&self, slot: Slot) -> Counters;
+
+    /// Notes a number.
+    fn set_mark(&mut self, mark: Mark, number: u64);
+
+    /// What was noted; at first, 0.
+    fn mark(&self, mark: Mark) -> u64;
 
     /// Events known to be missed since the hooks were attached. May cost some
     /// system calls: not for the tick.

@@ -23,6 +23,7 @@ pub mod config;
 pub mod doctor;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod keep;
 pub mod kernel;
 pub mod logging;
 pub mod privilege;
@@ -61,6 +62,9 @@ pub struct Options {
     /// again for the next watch; from [`Options::MIN_IDLE`] to [`Options::MAX_IDLE`].
     /// None: they stay attached.
     pub detach_when_idle: Option<Duration>,
+    /// Has the hooks count on after the collector was told to stop, if they are
+    /// pinned; the next collector goes on with them.
+    pub keep_at_stop: bool,
     /// Standing watches that it makes at its start; each selector is a rule
     /// ([`check_rule`]).
     pub watches: Vec<v1::Target>,
@@ -102,6 +106,7 @@ impl Default for Options {
             interval: Duration::from_secs(1),
             limits: Limits::default(),
             detach_when_idle: None,
+            keep_at_stop: false,
             watches: Vec::new(),
             notifier: Notifier::none(),
             grants: Vec::new(),

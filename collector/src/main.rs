@@ -17,12 +17,13 @@ use clap::Parser;
 use netio::printable;
 use netio_collector::{
     Grant, Grantee, Listeners, Notifier, Options, RunError,
-    config::{self, Address, Given, Settings},
+    config::{self, Address, Given, Kept, Settings},
     doctor,
+    keep::{Keep, KeepError},
     kernel::Kernel,
     logging,
     privilege::{self, PrivilegeError},
-    probe::{self, HookChoice, ProbeOptions},
+    probe::{self, Keeping, ProbeOptions},
     run,
     signals::Signals,
     usage,
@@ -47,7 +48,8 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 /// CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH; of what root has beside, it rids itself.
 /// Settings are taken from flags, then NETIO_* environment variables, then the file
 /// given with --config, then defaults. SIGTERM, SIGINT, SIGHUP and SIGQUIT end it within
-/// 5 s; a second signal at once.
+/// 5 s; a second signal at once. If it is killed, the kernel counts on, and the next
+/// collector goes on with the same watches.
 #[derive(Debug, Parser)]
 #[command(
     name = "netio-collector",
@@ -79,6 +81,19 @@ enum Command {
     /// Makes certificates to try tls:// with
     #[command(subcommand)]
     Certs(trial::Certs),
+    /// Removes what a collector has left that was killed, or told to keep counting:
+    /// the programs in the kernel, their pins and the state
+    Uninstall {
+        /// Where the pins are [env: NETIO_PIN_PATH] [default: /sys/fs/bpf/netio]
+        #[arg(long, value_name = "PATH")]
+        pin_path: Option<PathBuf>,
+        /// Where the state is [env: NETIO_STATE_DIR] [default: /run/netio/state]
+        #[arg(long, value_name = "PATH")]
+        state_dir: Option<PathBuf>,
+        /// TOML file with these settings [env: NETIO_CONFIG]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -86,14 +101,46 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::Doctor) => diagnose(),
         Some(Command::Certs(certs)) => trial::run(&certs),
-        None => match Settings::load(cli.given, cli.config, |name| env::var_os(name)) {
-            Ok(settings) => collect(settings),
-            Err(error) => {
-                complain(&error);
-                ExitCode::from(2)
-            }
-        },
+        Some(Command::Uninstall {
+            pin_path,
+            state_dir,
+            config,
+        }) => with_settings(Given::kept(pin_path, state_dir), config, uninstall),
+        None => with_settings(cli.given, cli.config, collect),
     }
+}
+
+fn with_settings(
+    given: Given,
+    config: Option<PathBuf>,
+    run: impl FnOnce(Settings) -> ExitCode,
+) -> ExitCode {
+    match Settings::load(given, config, |name| env::var_os(name)) {
+        Ok(settings) => run(settings),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn uninstall(settings: Settings) -> ExitCode {
+    let Some(kept) = settings.keep else {
+        complain(&"nothing is pinned with --no-pin (NETIO_NO_PIN)");
+        return ExitCode::from(2);
+    };
+    let told = match Keep::uninstall(&kept.pin_path, &kept.state_dir) {
+        Ok(true) => "removed what was left",
+        Ok(false) => "there was nothing to remove",
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let (pins, state) = (kept.pin_path.display(), kept.state_dir.display());
+    let text = format!("{told} in {pins} and {state}");
+    let _ = writeln!(io::stdout(), "{}", printable::lines(&text));
+    ExitCode::SUCCESS
 }
 
 fn diagnose() -> ExitCode {
@@ -145,11 +192,20 @@ fn collect(mut settings: Settings) -> ExitCode {
     if let Err(error) = give_up_privileges(&settings) {
         return failed(error);
     }
+    let keeping = match keeping(settings.keep.take()) {
+        Ok(keeping) => keeping,
+        Err(error) => return failed(error),
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(format_args!("cannot start the runtime: {error}")),
     };
-    let ended = runtime.block_on(serve(signals, listeners, settings.options, settings.hooks));
+    let probes = ProbeOptions {
+        hooks: settings.hooks,
+        limits: settings.options.limits,
+        keeping,
+    };
+    let ended = runtime.block_on(serve(signals, listeners, settings.options, &probes));
     runtime.shutdown_timeout(LAST_MOMENT);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -208,16 +264,32 @@ async fn serve(
     signals: Signals,
     listeners: Listeners,
     options: Options,
-    hooks: HookChoice,
+    probes: &ProbeOptions,
 ) -> Result<(), RunError> {
     let shutdown = signals.token();
-    let kernel = probe::attach(&ProbeOptions {
-        hooks,
-        limits: options.limits,
-    });
+    let kernel = probe::attach(probes);
     tell_blind_spots(&*kernel);
     info!(interval = ?options.interval, "counting");
     run(kernel, options, listeners, shutdown).await
+}
+
+/// Fails where another collector keeps its state: two would spoil each other's.
+fn keeping(kept: Option<Kept>) -> Result<Keeping, KeepError> {
+    let Some(Kept {
+        pin_path,
+        state_dir,
+    }) = kept
+    else {
+        return Ok(Keeping::Not("it was started with --no-pin".to_owned()));
+    };
+    match Keep::claim(&pin_path, &state_dir) {
+        Ok(keep) => Ok(Keeping::In(keep)),
+        Err(taken @ KeepError::Taken(_)) => Err(taken),
+        Err(error) => {
+            warn!("if this collector is killed, watches and totals go with it: {error}");
+            Ok(Keeping::Not(error.to_string()))
+        }
+    }
 }
 
 /// On the sockets that were handed over; on those of the settings beside, but on the

@@ -12,13 +12,14 @@
 //!
 //! Whether a mode works is found by attaching it and letting it count a byte,
 //! never by the kernel's version. Everything that is attached goes when the
-//! kernel that [`attach`] returned is dropped.
+//! kernel that [`attach`] returned is dropped, unless it is kept ([`Keeping`]).
 
 use netio::v1;
 
 use crate::{
     Limits,
     btf::Btf,
+    keep::{Keep, State},
     kernel::{AllowError, Kernel, KernelInfo, refusing::RefusingKernel},
 };
 
@@ -27,16 +28,20 @@ mod blind_spots;
 mod changes;
 mod choice;
 mod error;
+mod facts;
 mod fields;
+mod hand_over;
 mod kretprobe;
 mod lives;
 mod mapped;
 mod modes;
 mod object;
 pub(crate) mod pid_namespace;
+mod pins;
 mod preemption;
 mod probes;
 mod self_check;
+mod sizes;
 mod sys;
 
 pub(crate) use choice::may_use_kprobes;
@@ -47,18 +52,46 @@ pub(crate) use preemption::is_full as preemption_is_full;
 use probes::Probes;
 
 /// What to attach.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ProbeOptions {
     /// Which hooks.
     pub hooks: HookChoice,
     /// What to make room for.
     pub limits: Limits,
+    /// Whether the kernel counts on without the collector.
+    pub keeping: Keeping,
 }
 
-/// Attaches the first mode of the choice that works. Never fails: if none does,
-/// the kernel it returns refuses to watch, and its info tells causes and
-/// remedies.
+/// Whether hooks outlive the collector.
+#[derive(Clone, Debug)]
+pub enum Keeping {
+    /// They are pinned there, and a collector that is started later takes them over.
+    In(Keep),
+    /// They go with the collector, for this reason.
+    Not(String),
+}
+
+/// Takes over the hooks that are kept, or attaches the first mode of the choice that
+/// works. Never fails: if none does, the kernel it returns refuses to watch, and its
+/// info tells causes and remedies.
 pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
+    if let Keeping::In(keep) = &options.keeping {
+        let left = keep.state().and_then(|state| match state {
+            Some(state) => take_over(keep, state, options).map(Some),
+            None => Ok(None),
+        });
+        match left {
+            Ok(Some(probes)) => return Box::new(probes),
+            Ok(None) => {}
+            Err(why) => tracing::warn!(
+                %why,
+                "what a collector before this one has left cannot be taken over: everything begins anew"
+            ),
+        }
+        if let Err(error) = keep.sweep(None) {
+            tracing::warn!(%error, "old pins cannot be removed");
+        }
+    }
     let mut attempts = Vec::new();
     if let Err(elsewhere) = pid_namespace::is_initial() {
         tracing::error!(cause = %elsewhere, "nothing can be counted");
@@ -82,15 +115,16 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
             "this kernel preempts everywhere, as far as can be told: trampolines come last"
         );
     }
+    let slots = options.limits.slots();
     for mode in options.hooks.modes(preemptible) {
-        match Probes::attach(*mode, btf.as_ref(), options.limits.slots()) {
+        match Probes::attach(*mode, btf.as_ref(), slots, &options.keeping) {
             Ok(mut probes) => {
                 tracing::info!(
                     mode = mode_name(*mode),
                     programs = probes.info.programs.len(),
                     "attached the probes"
                 );
-                probes.info.attempts = attempts;
+                probes.set_attempts(attempts);
                 return Box::new(probes);
             }
             Err(error) => {
@@ -107,6 +141,53 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
     detached(attempts)
 }
 
+/// Goes on with the hooks that the state tells of, or tells why not.
+fn take_over(keep: &Keep, state: State, options: &ProbeOptions) -> Result<Probes, String> {
+    let hooks = state.hooks.clone().unwrap_or_default();
+    let slots = options.limits.slots();
+    if let Err(elsewhere) = pid_namespace::is_initial() {
+        return Err(elsewhere.to_string());
+    }
+    let modes = options.hooks.modes(preemption::is_full());
+    if !modes.iter().any(|mode| i32::from(*mode) == hooks.mode) {
+        return Err("it had another hook mode".to_owned());
+    }
+    let btf = kernel_types();
+    let probes = Probes::take_over(keep, state, btf.as_ref()).map_err(|error| error.to_string())?;
+    // What was left behind when a hand-over was broken off.
+    if let Err(error) = keep.sweep(Some(hooks.generation)) {
+        tracing::warn!(%error, "old pins cannot be removed");
+    }
+    tracing::info!(
+        mode = mode_name(probes.info.hook_mode),
+        generation = hooks.generation,
+        "took over the probes, which have counted on"
+    );
+    if (hooks.object, hooks.slots) == (object::fingerprint(), slots) {
+        return Ok(probes);
+    }
+    Ok(renewed(probes, btf.as_ref(), slots))
+}
+
+/// Goes over to this collector's own programs and limits; if that cannot be, those of
+/// before go on.
+fn renewed(mut before: Probes, btf: Option<&Btf>, slots: u32) -> Probes {
+    match before.hand_over(btf, slots) {
+        Ok(next) => {
+            before.release();
+            tracing::info!("the probes of before have handed over to others");
+            next
+        }
+        Err(error) => {
+            tracing::warn!(
+                cause = %error,
+                "the probes of before go on, with the limits that they were attached with; try to start the collector again later"
+            );
+            before
+        }
+    }
+}
+
 /// Attaches a mode that has worked here before; if it does not any more, the
 /// kernel it returns refuses to watch, and says why.
 fn attach_again(
@@ -114,8 +195,9 @@ fn attach_again(
     slots: u32,
     follows_children: bool,
     attempts: &[v1::ModeAttempt],
+    keeping: &Keeping,
 ) -> Box<dyn Kernel> {
-    let attached = Probes::attach(mode, kernel_types().as_ref(), slots);
+    let attached = Probes::attach(mode, kernel_types().as_ref(), slots, keeping);
     let same = attached.and_then(|probes| {
         // What was said of children must stay true.
         if follows_children && !probes.info.follows_children {
@@ -126,7 +208,7 @@ fn attach_again(
     match same {
         Ok(mut probes) => {
             tracing::info!(mode = mode_name(mode), "attached the probes again");
-            probes.info.attempts = attempts.to_vec();
+            probes.set_attempts(attempts.to_vec());
             Box::new(probes)
         }
         Err(error) => {
@@ -146,7 +228,8 @@ pub(crate) fn try_mode(
     mode: v1::HookMode,
     btf: Option<&Btf>,
 ) -> Result<KernelInfo, (String, &'static str)> {
-    Probes::attach(mode, btf, 1)
+    let keeping = Keeping::Not("it is tried out".to_owned());
+    Probes::attach(mode, btf, 1, &keeping)
         .map(|probes| probes.info)
         .map_err(|error| (error.to_string(), modes::remedy(mode, &error)))
 }

@@ -174,6 +174,8 @@ impl NetIoService for Service {
             received_calls_meaning: vitals.hooks.received_calls_meaning.clone(),
             attempts: vitals.hooks.attempts.clone(),
             probe_state: vitals.probe_state.into(),
+            durable: vitals.hooks.is_durable(),
+            not_durable_cause: vitals.hooks.not_durable.clone(),
             missed_events: Some(vitals.figures.missed_events),
             map_full: Some(vitals.figures.map_full),
             missed_ticks: vitals.missed_ticks,

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     hub::Hub,
+    keep::Store,
     kernel::{Attach, Changes},
     processes::Found,
     ticker::{Clock, Ticker},
@@ -32,6 +33,7 @@ use crate::{
 mod attachment;
 mod commands;
 mod hooks;
+mod keeping;
 mod pulse;
 mod recent;
 #[cfg(test)]
@@ -82,6 +84,10 @@ pub(crate) struct Sampler {
     next_look: Instant,
     instance: v1::CollectorInstance,
     sequence: u64,
+    /// Where what is watched is written down; none, if it goes with the collector.
+    store: Option<Store>,
+    /// Whether the hooks count on after the end.
+    is_kept: bool,
     /// Samples of an earlier tick, for their memory.
     used: Vec<v1::NetIoSample>,
     /// When the counters were read last; at first, when the sampler was made.
@@ -95,6 +101,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
+    /// `watches` may be of a collector before this one: then the sequence goes on, too.
     pub(crate) fn new(
         mut watches: Watches,
         clock: Arc<dyn Clock>,
@@ -103,19 +110,25 @@ impl Sampler {
         instance: v1::CollectorInstance,
     ) -> (Self, Commands) {
         let (queue, commands) = mpsc::channel(MAX_COMMANDS);
-        let can_count = watches.kernel().info().hook_mode != v1::HookMode::Unspecified;
+        let missed_events = watches.figures().missed_events;
+        let kernel = watches.kernel();
+        let can_count = kernel.info().hook_mode != v1::HookMode::Unspecified;
         let pulse = Pulse {
             last_tick: clock.monotonic(),
             can_count,
         };
+        let (sequence, last_reading) = keeping::last_tick(kernel, &*clock);
+        let store = kernel.store();
         let mut sampler = Self {
             pulse: watch::Sender::new(pulse),
             can_count,
-            missed_events: watches.figures().missed_events,
+            missed_events,
             next_look: clock.monotonic() + LOOK_EVERY,
+            store,
+            is_kept: false,
             watches,
             ticker: Ticker::new(Arc::clone(&clock), interval),
-            last_reading: clock.monotonic(),
+            last_reading,
             last_rest: clock.monotonic(),
             clock,
             hub,
@@ -125,12 +138,14 @@ impl Sampler {
             attachment: Attachment::lasting(),
             waiting: Vec::new(),
             instance,
-            sequence: 0,
+            sequence,
             used: Vec::new(),
             durations: Recent::default(),
             latenesses: Recent::default(),
         };
         sampler.hand_over_changes();
+        sampler.publish_rules();
+        sampler.save();
         (sampler, Commands::new(queue))
     }
 
@@ -158,7 +173,7 @@ impl Sampler {
     }
 
     /// Runs until it is told to stop, or nobody is left to command it. What it
-    /// owns goes with it: the allow-list and the hooks.
+    /// owns goes with it, unless it is kept: the allow-list and the hooks.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let expiry = self.watches.next_expiry();
@@ -184,6 +199,7 @@ impl Sampler {
                 },
             }
         }
+        self.keep_or_let_go();
         self.attachment.end().await;
     }
 
@@ -195,6 +211,7 @@ impl Sampler {
             .diff(self.hub.wants_processes(), mem::take(&mut self.used));
 
         self.sequence += 1;
+        self.mark_tick();
         let interval = reading - self.last_reading;
         self.last_reading = reading;
         self.used = self.hub.publish(v1::SubscribeResponse {
@@ -210,6 +227,7 @@ impl Sampler {
             ticks: 1,
         });
         self.watches.retire(reading);
+        self.save_again();
         self.durations.add(self.clock.monotonic() - reading);
         self.latenesses.add(late);
         self.pulse.send_replace(Pulse {
@@ -220,6 +238,8 @@ impl Sampler {
 
     fn rest(&mut self) {
         self.last_rest = self.clock.monotonic();
+        // Before slots are free (see `Watches::changed_state`).
+        self.save();
         self.watches.rest();
     }
 
@@ -229,6 +249,7 @@ impl Sampler {
             info!(ids = text(&ids), "leases ran out");
             self.publish_rules();
         }
+        self.save();
     }
 
     /// A caller that has gone away meanwhile needs no answer: most replies may fail.
@@ -246,7 +267,9 @@ impl Sampler {
                 past,
                 reply,
             } => {
-                let _ = reply.send(self.join(id, found, descend, past));
+                let joined = self.join(id, found, descend, past);
+                self.save();
+                let _ = reply.send(joined);
             }
             Command::Members { id, reply } => {
                 let _ = reply.send(Ok(self.watches.members(id)));
@@ -256,14 +279,18 @@ impl Sampler {
                 owner,
                 reply,
             } => {
-                let _ = reply.send(self.unwatch(&selection, &owner));
+                let ended = self.unwatch(&selection, &owner);
+                self.save();
+                let _ = reply.send(ended);
             }
             Command::Renew {
                 watch_ids,
                 owner,
                 reply,
             } => {
-                let _ = reply.send(self.watches.renew(&watch_ids, &owner, now));
+                let renewed = self.watches.renew(&watch_ids, &owner, now);
+                self.save();
+                let _ = reply.send(renewed);
             }
             Command::Hold {
                 watch_ids,
@@ -272,6 +299,7 @@ impl Sampler {
                 reply,
             } => {
                 let held = self.watches.hold(&watch_ids, &owner, may_be_gone, now);
+                self.save();
                 let _ = reply.send(held);
             }
             Command::List { reply } => {
@@ -286,7 +314,7 @@ impl Sampler {
             Command::Vitals { reply } => {
                 let (watches, processes) = self.watches.counts();
                 let _ = reply.send(Ok(Vitals {
-                    hooks: self.watches.kernel().info().clone(),
+                    hooks: self.hooks_now(),
                     probe_state: self.probe_state(),
                     figures: self.watches.figures(),
                     missed_ticks: self.ticker.missed(),
@@ -304,8 +332,10 @@ impl Sampler {
         if reply.is_closed() {
             return;
         }
+        let made = self.watch(order);
+        self.save();
         // A watch that its owner never heard of would never be ended.
-        if let Err(Ok(id)) = reply.send(self.watch(order)) {
+        if let Err(Ok(id)) = reply.send(made) {
             self.watches.end(id);
             self.publish_rules();
         }

@@ -14,26 +14,27 @@ use std::{
 };
 
 use netio::v1;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{error, info, warn};
 
 use crate::{
-    Options,
+    Limits, Options,
     access::{Access, AccessError, Gate, Gates, reload},
     discovery::Discovery,
     enrolment::Enrolment,
     hub::{Hub, HubOptions},
-    kernel::Kernel,
+    keep::State,
+    kernel::{Kernel, Mark},
     probe::mode_name,
     processes::{ProcFs, Processes, Selector},
     rpc::Service,
     sampler::Sampler,
     service::net_io_service_server::NetIoServiceServer,
     ticker::{Clock, SystemClock},
-    watches::Watches,
+    watches::{Now, Watches},
 };
 
 mod about;
@@ -145,7 +146,7 @@ pub async fn run(
 /// [`run`] in a given world.
 pub(crate) async fn run_in(
     world: World,
-    kernel: Box<dyn Kernel>,
+    mut kernel: Box<dyn Kernel>,
     options: Options,
     listeners: Listeners,
     shutdown: CancellationToken,
@@ -156,7 +157,7 @@ pub(crate) async fn run_in(
     if !(Options::MIN_INTERVAL..=Options::MAX_INTERVAL).contains(&options.interval) {
         return Err(RunError::Interval(options.interval));
     }
-    let about = about::about(&*kernel, &options).map_err(RunError::BootId)?;
+    let mut about = about::about(&*kernel, &options).map_err(RunError::BootId)?;
     let mut health = Health::new().await;
     let _rouser = Rouser::start(options.interval.min(ROUSE)).map_err(RunError::Rouse)?;
 
@@ -195,12 +196,18 @@ pub(crate) async fn run_in(
         interval: options.interval,
         max_history: options.limits.max_history,
         max_history_bytes: options.limits.max_history_bytes,
+        last_sequence: kernel.mark(Mark::Sequence),
     }));
     let streams = Streams(Arc::clone(&hub));
     let follows_children = kernel.info().follows_children;
     let again = kernel.again();
+    let state = kernel.left();
+    if let (Some(instance), Some(state)) = (&mut about.instance, &state) {
+        instance.lineage = state.lineage;
+    }
+    let (watches, standing) = watches(&world, kernel, state, options.limits, options.watches).await;
     let (mut sampler, commands) = Sampler::new(
-        Watches::new(kernel, options.limits),
+        watches,
         world.clock,
         options.interval,
         Arc::clone(&hub),
@@ -209,6 +216,7 @@ pub(crate) async fn run_in(
     if let (Some(attach), Some(after)) = (again, options.detach_when_idle) {
         sampler = sampler.attached_on_demand(attach, after);
     }
+    sampler = sampler.kept_at_the_end(options.keep_at_stop);
     let enrolment = Enrolment::new(world.processes, commands.clone(), follows_children);
     let discovery = Discovery::new(enrolment.apart(), sampler.rules(), sampler.changes());
     let pulse = sampler.pulse();
@@ -216,7 +224,7 @@ pub(crate) async fn run_in(
     // It ends by the token, or with the sampler.
     tokio::spawn(discovery.run(stop.clone()));
     tokio::select! {
-        () = make_standing(&enrolment, options.watches) => {}
+        () = make_standing(&enrolment, standing) => {}
         () = stop.cancelled() => {}
     }
     let self_watch = SelfWatch {
@@ -288,6 +296,39 @@ fn tls(listeners: &Listeners, access: &Access) -> Result<Option<Arc<Tls>>, RunEr
     let is_certificate_optional = access.check_tls(files.client_ca.is_some())?;
     let tls = Tls::new(files, is_certificate_optional).map_err(RunError::Tls)?;
     Ok(Some(Arc::new(tls)))
+}
+
+/// The watches to begin with, and which of the configuration's must still be made:
+/// those of a collector that is gone go on, if the kernel tells what was written down.
+async fn watches(
+    world: &World,
+    kernel: Box<dyn Kernel>,
+    state: Option<State>,
+    limits: Limits,
+    configured: Vec<v1::Target>,
+) -> (Watches, Vec<v1::Target>) {
+    let Some(state) = state else {
+        return (Watches::new(kernel, limits), configured);
+    };
+    let now = Now {
+        monotonic: world.clock.monotonic(),
+        boot: world.clock.boot(),
+    };
+    let wanted = Watches::processes_of(&state);
+    let processes = Arc::clone(&world.processes);
+    let found = spawn_blocking(move || {
+        let found = wanted.into_iter().filter_map(|id| {
+            let found = processes.find(id.tgid).ok()?;
+            (found.id() == id).then_some((id, found))
+        });
+        found.collect()
+    });
+    let found = found.await.unwrap_or_default();
+    let mut watches = Watches::go_on(kernel, limits, &state, found, now);
+    let missing = watches.reconcile(OWNER, configured);
+    let (count, processes) = watches.counts();
+    info!(watches = count, processes, "going on with what was watched");
+    (watches, missing)
 }
 
 /// What streams there are end when it is dropped.

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 mod alarm;
@@ -23,6 +24,8 @@ pub(crate) trait Clock: Send + Sync {
     fn monotonic(&self) -> Instant;
     /// Tells the time of day; may step and be slewed.
     fn wall(&self) -> SystemTime;
+    /// The time since boot, with the time that the machine was suspended.
+    fn boot(&self) -> Duration;
     /// Wakes by the monotonic one. Called within a tokio runtime.
     fn alarm(&self) -> Alarm;
 }
@@ -37,6 +40,12 @@ impl Clock for SystemClock {
 
     fn wall(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn boot(&self) -> Duration {
+        let now = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
     }
 
     fn alarm(&self) -> Alarm {
@@ -157,6 +166,10 @@ pub(crate) mod fake {
         fn wall(&self) -> SystemTime {
             let (instant, wall, rate) = *self.anchor.lock().unwrap();
             wall + instant.elapsed().mul_f64(rate)
+        }
+
+        fn boot(&self) -> Duration {
+            self.wall().duration_since(UNIX_EPOCH).unwrap_or_default()
         }
 
         fn alarm(&self) -> Alarm {

@@ -35,7 +35,9 @@ mod families;
 mod figures;
 mod id;
 mod joining;
+mod keeping;
 mod leases;
+mod member;
 mod resting;
 mod samples;
 mod table;
@@ -47,8 +49,10 @@ pub(crate) use error::WatchError;
 use exits::{ExitGuard, Exits};
 pub(crate) use figures::Figures;
 pub(crate) use id::WatchId;
+pub(crate) use keeping::Now;
 pub(crate) use leases::Hold;
 use leases::Leases;
+use member::Member;
 use resting::RestingSlots;
 use samples::Main;
 use table::{Family, Process, Pulse, Table};
@@ -104,33 +108,6 @@ pub(crate) struct Rule {
     pub(crate) follow: Follow,
 }
 
-/// A watch's part in a slot.
-#[derive(Clone, Copy)]
-struct Member {
-    slot: Slot,
-    /// What the slot's counters stood at when it joined the watch.
-    baseline: Counters,
-    /// The slot's counters up to which the watch has counted.
-    seen: Counters,
-}
-
-impl Member {
-    fn new(slot: Slot, baseline: Counters) -> Self {
-        Self {
-            slot,
-            baseline,
-            seen: baseline,
-        }
-    }
-
-    /// Counts up to `reading`; gives what came since.
-    fn advance(&mut self, reading: Counters) -> Counters {
-        let interval = reading - self.seen;
-        self.seen = reading;
-        interval
-    }
-}
-
 struct Watch {
     /// As the API has it.
     id: String,
@@ -158,8 +135,6 @@ pub(crate) struct Watches {
     last_id: u64,
     watches: BTreeMap<WatchId, Watch>,
     table: Table,
-    /// What free slots' counters stand at, by slot.
-    idle_readings: Vec<Counters>,
     /// Free slots kept for families, which must not fail for want of one.
     reserve: Vec<Slot>,
     resting: RestingSlots,
@@ -169,27 +144,43 @@ pub(crate) struct Watches {
     unlisted: u64,
     /// A rule came or went since the rules were told.
     rules_changed: bool,
+    /// Something changed that a state tells, since the last one was made.
+    changed: bool,
     /// Of kernels before this one.
     past: Figures,
 }
 
 impl Watches {
-    pub(crate) fn new(mut kernel: Box<dyn Kernel>, limits: Limits) -> Self {
+    pub(crate) fn new(kernel: Box<dyn Kernel>, limits: Limits) -> Self {
+        let mut watches = Self::without_reserve(kernel, limits);
+        watches.fill_reserve();
+        watches
+    }
+
+    fn without_reserve(kernel: Box<dyn Kernel>, limits: Limits) -> Self {
         Self {
-            reserve: reserve(&mut *kernel, limits),
+            reserve: Vec::new(),
             kernel,
             limits,
             last_id: 0,
             watches: BTreeMap::new(),
             table: Table::default(),
-            idle_readings: Vec::new(),
             resting: RestingSlots::default(),
             leases: Leases::default(),
             exits: Exits::default(),
             unlisted: 0,
             rules_changed: false,
+            changed: true,
             past: Figures::default(),
         }
+    }
+
+    /// Slots for as many families as there may be watches.
+    fn fill_reserve(&mut self) {
+        let kernel = &mut self.kernel;
+        let missing = (self.limits.max_watches as usize).saturating_sub(self.reserve.len());
+        let free = (0..missing).map_while(|_| kernel.take());
+        self.reserve.extend(free);
     }
 
     pub(crate) fn kernel(&mut self) -> &mut dyn Kernel {
@@ -297,6 +288,7 @@ impl Watches {
             main: None,
         };
         self.watches.insert(id, watch);
+        self.changed = true;
         Ok(id)
     }
 
@@ -330,6 +322,17 @@ impl Watches {
         self.table.stops_running(tgid, slot);
     }
 
+    /// Notes where the totals that are about to be told stand: whoever takes over
+    /// goes on from there.
+    fn note_readings(&mut self) {
+        for (slot, family) in &self.table.families {
+            self.kernel.set_told(*slot, family.reading);
+        }
+        for (slot, pulse) in self.table.pulses_mut() {
+            self.kernel.set_told(slot, pulse.reading);
+        }
+    }
+
     /// Reads the counters of every watched process.
     ///
     /// The order matters. Exits come first: what has exited sends no more, so what
@@ -347,6 +350,8 @@ impl Watches {
         for (slot, pulse) in self.table.pulses_mut() {
             pulse.reading = self.kernel.read(slot);
         }
+        // Apart, so that the time between the first reading and the last is short.
+        self.note_readings();
     }
 
     /// Takes note of what has become of processes.
@@ -461,13 +466,6 @@ impl Watches {
         });
         Some(rules.collect())
     }
-}
-
-/// Slots for as many families as there may be watches.
-fn reserve(kernel: &mut dyn Kernel, limits: Limits) -> Vec<Slot> {
-    (0..limits.max_watches)
-        .map_while(|_| kernel.take())
-        .collect()
 }
 
 /// Inserts into a list in order that has no doubles.

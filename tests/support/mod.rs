@@ -25,8 +25,10 @@ use tempfile::TempDir;
 use tonic::{Streaming, transport::Channel};
 use tonic_types::StatusExt as _;
 
+pub mod bpffs;
 pub mod generator;
 pub mod ledger;
+pub mod load;
 pub mod mariadb;
 pub mod mysql;
 pub mod postgres;
@@ -34,6 +36,7 @@ pub mod puppets;
 pub mod redis;
 pub mod relay;
 pub mod servers;
+pub mod service;
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -131,12 +134,16 @@ impl Collector {
     /// folder.
     pub fn start_command(mut command: Command, directory: TempDir) -> Result<Self> {
         let socket = directory.path().join("collector.sock");
-        let process = command
+        command
             .arg("--listen")
             .arg(format!("unix://{}", socket.display()))
             .env_remove("NETIO_CONFIG")
-            .stdin(Stdio::null())
-            .spawn()?;
+            .stdin(Stdio::null());
+        if !command.get_args().any(|it| it == "--pin-path") {
+            // Tests run side by side, and beside the host's own collector.
+            command.env("NETIO_NO_PIN", "true");
+        }
+        let process = command.spawn()?;
         let mut collector = Self {
             process,
             socket,
@@ -182,6 +189,13 @@ impl Collector {
 
     pub fn signal(&self, signal: rustix::process::Signal) -> Result {
         self::signal(&self.process, signal)
+    }
+
+    /// Kills it, so that it can do nothing about it.
+    pub fn kill(mut self) -> Result {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
     }
 
     /// Sends SIGTERM and waits for the end.

@@ -56,7 +56,7 @@ fn in_words(of: Option<prost_types::Duration>) -> String {
 
 pub(crate) fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
     let limits = info.limits.unwrap_or_default();
-    let facts: [[&str; 2]; 16] = [
+    let facts: [[&str; 2]; 17] = [
         [
             "collector",
             &format!("netio-collector {} {origin}", text::line(&info.version)),
@@ -66,6 +66,7 @@ pub(crate) fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
         ["probes", &probes(info)],
         ["received calls", &text::line(&info.received_calls_meaning)],
         ["children", children(info)],
+        ["if killed", &if_killed(info)],
         ["interval", &in_words(info.interval)],
         ["missed ticks", &info.missed_ticks.to_string()],
         ["missed events", &missed(info)],
@@ -159,6 +160,18 @@ fn probes(info: &v1::CollectorInfo) -> String {
     }
 }
 
+/// What becomes of watches and totals then.
+fn if_killed(info: &v1::CollectorInfo) -> String {
+    if info.durable {
+        return "the kernel counts on, and the next collector goes on with every watch".to_owned();
+    }
+    let cause = text::long_line(&info.not_durable_cause);
+    match cause.is_empty() {
+        true => "watches and totals are lost".to_owned(),
+        false => format!("watches and totals are lost: {cause}"),
+    }
+}
+
 fn probe_state(info: &v1::CollectorInfo) -> &'static str {
     match info.probe_state() {
         v1::ProbeState::Unspecified => "unknown",
@@ -227,6 +240,8 @@ pub(crate) fn for_programs(info: &v1::CollectorInfo, origin: &Origin) -> Value {
         "hook_mode": mode(info.hook_mode()),
         "probe_state": probe_state(info),
         "detach_when_idle_s": info.detach_when_idle.map(|it| duration(Some(it)).as_secs_f64()),
+        "durable": info.durable,
+        "not_durable_cause": text::long_line(&info.not_durable_cause),
         "programs": info.programs.iter().map(|it| json!({
             "name": text::line(&it.name),
             "hook": text::line(&it.hook),

@@ -5,6 +5,7 @@ pub(crate) fn tick(sequence: u64, samples: Vec<Sample>) -> Tick {
     let noon: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
     Tick {
         generation: 1,
+        lineage: 1,
         sequence,
         ticks: 1,
         omits_idle: false,
@@ -88,6 +89,7 @@ fn message() -> v1::SubscribeResponse {
         instance: Some(v1::CollectorInstance {
             boot_id: String::new(),
             generation: 3,
+            lineage: 2,
         }),
         samples: vec![v1::NetIoSample {
             watch_id: "w-1".to_owned(),
@@ -150,7 +152,7 @@ fn numbers(flow: Flow) -> [u64; 4] {
 fn every_field_arrives() {
     let tick = Tick::try_from(message()).unwrap();
     assert_eq!((tick.sequence, tick.skipped_ticks), (9, 2));
-    assert_eq!((tick.generation, tick.ticks), (3, 4));
+    assert_eq!((tick.generation, tick.lineage, tick.ticks), (3, 2, 4));
     assert_eq!(tick.first(), 6, "it sums up 6, 7, 8 and 9");
     assert_eq!(tick.time.to_string(), "2023-11-14T22:13:20.000000005Z");
     assert_eq!(tick.interval, Duration::new(1, 500));

@@ -20,6 +20,7 @@ use tokio::{
 use super::{Course, Session, Subject};
 use crate::{
     failure::{Failure, Origin},
+    model::{Point, lineage},
     target,
     ticks::{Since, Ticks},
     wanted,
@@ -150,10 +151,14 @@ where
     async fn resume(&mut self, ticks: &mut Ticks) -> Result<Course, Failure> {
         let last = ticks.last();
         let instance = self.rpc.info().await?.instance.unwrap_or_default();
-        let is_restarted = last.is_some_and(|last| last.generation != instance.generation);
-        if is_restarted {
+        if ticks.is_of_other(lineage(&instance)) {
             return self.begin_anew(ticks).await;
         }
+        // Another collector may have gone on with the watches, and with the sequence.
+        let last = last.map(|last| Point {
+            generation: instance.generation,
+            ..last
+        });
         self.watched.note_ended(&self.rpc.list().await?);
         let asked = self.order.subject.since().map(Since::Time);
         // There is no history of longer intervals.

@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub(crate) is_down: bool,
     /// Which run of the collector this is.
     pub(crate) generation: u64,
+    /// Runs that knew of nothing before.
+    pub(crate) restarts: u64,
     /// The ticks that were; a test takes out those that are to be forgotten.
     pub(crate) history: Vec<v1::SubscribeResponse>,
     streams: Vec<Open>,
@@ -217,11 +219,21 @@ impl Scripted {
         self.with(|state| state.is_down = false);
     }
 
+    /// Answers again, as another run that goes on with all but the history.
+    pub(crate) fn go_on(&self) {
+        self.with(|state| {
+            state.is_down = false;
+            state.generation += 1;
+            state.history.clear();
+        });
+    }
+
     /// Answers again, as another run that knows of nothing before.
     pub(crate) fn restart(&self) {
         self.with(|state| {
             state.is_down = false;
             state.generation += 1;
+            state.restarts += 1;
             state.sequence = 0;
             state.watches.clear();
             state.history.clear();
@@ -241,6 +253,8 @@ impl State {
         v1::CollectorInstance {
             boot_id: String::new(),
             generation: self.generation,
+            // Not zero, which says nothing.
+            lineage: 1 + self.restarts,
         }
     }
 

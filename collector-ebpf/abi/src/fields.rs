@@ -4,13 +4,17 @@
 //! can have: [`FIRST`] and every [`STEP`] bytes after it. Before the programs are
 //! loaded, the collector finds these numbers in their instructions and puts the
 //! kernel's own offsets there, so that a field costs one load and no more. The same
-//! for [`BANK_SLOTS`], by which programs multiply.
+//! for [`BANK_SLOTS`], by which programs multiply, and [`ALLOW_WORD`].
 
 /// The first made-up offset, beyond the fields that programs reach at fixed
 /// offsets.
 pub const FIRST: usize = 0x7000;
 /// From one made-up offset to the next: any field is aligned there.
 pub const STEP: usize = 8;
+
+/// Stands for where in an entry of the allow-list the programs' own word is: an
+/// offset that no field has.
+pub const ALLOW_WORD: usize = FIRST - STEP;
 
 /// Stands for the slots in one CPU's bank of counters.
 pub const BANK_SLOTS: u32 = 0x7ab5_1075;

@@ -6,7 +6,8 @@
 //!   entry is the slot it counts in, or [`NO_SLOT`]. Written by the collector for
 //!   processes that it found, and by the programs for children that are born and
 //!   processes that exit; always by an atomic exchange, so that whoever comes
-//!   second sees what the first did.
+//!   second sees what the first did. Two generations of programs can share the
+//!   list, each with a word of its own.
 //! - `COUNTERS`: [`Counters`], one bank of `slots` entries for each possible CPU:
 //!   the entry of a slot on a CPU is `cpu * slots + slot`. Only programs write,
 //!   only ever upwards, each CPU to its own bank.
@@ -14,24 +15,37 @@
 //! - `POOL`: a ring of free slots ([`pool_index`]), and `POOL_ENDS`: one
 //!   [`PoolEnds`]. The collector puts slots in at the tail; both sides take them
 //!   at the head, by compare and exchange.
+//! - `KEPT`: [`Kept`], one for each slot, and `MARKS`: numbers `MARK_...`. No program
+//!   uses them: the collector notes there, without a system call, what it must find
+//!   again if it is killed.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod fields;
 
+/// The layout of all this, but the allow-list, which never changes: another number
+/// means that maps of before cannot be read.
+pub const LAYOUT: u64 = 1;
+
 /// The entry of a process that is not watched. No process is given this slot.
 pub const NO_SLOT: u32 = 0;
 
-/// One element of `ALLOW_LIST`: the slot of one process id. As wide as the kernel
-/// makes any element of an array: to pack entries more tightly would cost each call
-/// of each process seven instructions for finding its part of an element.
+/// One element of `ALLOW_LIST`: the slot of one process id, for each of two
+/// generations of programs, of which nearly always one is there. As wide as the
+/// kernel makes any element of an array: to pack entries more tightly would cost each
+/// call of each process seven instructions for finding its part of an element.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AllowEntry {
-    /// The slot, or [`NO_SLOT`].
-    pub slot: u32,
-    /// Not used yet.
-    pub reserved: u32,
+    /// The slot in the counters of an even or an odd generation ([`word_of`]), or
+    /// [`NO_SLOT`].
+    pub slots: [u32; 2],
+}
+
+/// Which word of an [`AllowEntry`] a generation's programs use.
+#[must_use]
+pub const fn word_of(generation: u32) -> usize {
+    (generation % 2) as usize
 }
 
 /// One element of `COUNTERS`: what one slot's process did on one CPU, since the
@@ -119,6 +133,27 @@ pub struct PoolEnds {
 pub const fn pool_index(count: u64, size: u32) -> u32 {
     (count & (size as u64 - 1)) as u32
 }
+
+/// One element of `KEPT`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// What the slot's counters stood at before the process that has it counted.
+    pub base: Counters,
+    /// What they stood at at the last tick.
+    pub told: Counters,
+}
+
+/// Element of `MARKS`: [`LAYOUT`].
+pub const MARK_LAYOUT: u32 = 0;
+/// Element of `MARKS`: the sequence number of the last tick.
+pub const MARK_SEQUENCE: u32 = 1;
+/// Element of `MARKS`: when the counters were read for it, in nanoseconds since boot.
+pub const MARK_TIME: u32 = 2;
+/// Element of `MARKS`: the number of the last state that was written to a file.
+pub const MARK_STATE: u32 = 3;
+/// Elements of `MARKS`.
+pub const ALL_MARKS: u32 = 8;
 
 /// Element of `FULL`: sockets that could not be followed.
 pub const FULL_SOCKETS: u32 = 0;

@@ -22,7 +22,7 @@ use super::{ConfigError, access::GivenGrant, watches::GivenWatch};
 use crate::{logging::LogFormat, probe::HookChoice};
 
 /// Every setting that has a variable.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 27] = [
     "listen",
     "socket_group",
     "tls_cert",
@@ -43,6 +43,10 @@ const KEYS: [&str; 23] = [
     "stall_timeout",
     "keep_privileges",
     "no_seccomp",
+    "pin_path",
+    "state_dir",
+    "no_pin",
+    "keep_at_stop",
     "log",
     "log_format",
     "config",
@@ -192,6 +196,29 @@ pub struct Given {
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(super) no_seccomp: Option<bool>,
 
+    /// Folder in a BPF filesystem where the probes and their counters are pinned: so
+    /// they count on if the collector is killed, and the next one goes on with every
+    /// total [env: NETIO_PIN_PATH] [default: /sys/fs/bpf/netio]
+    #[arg(long, value_name = "PATH")]
+    pub(super) pin_path: Option<PathBuf>,
+
+    /// Folder of a file with what the next one must know beside that
+    /// [env: NETIO_STATE_DIR] [default: /run/netio/state]
+    #[arg(long, value_name = "PATH")]
+    pub(super) state_dir: Option<PathBuf>,
+
+    /// Pin nothing: if the collector is killed, so are its watches and totals. Also
+    /// lets several collectors run side by side [env: NETIO_NO_PIN] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) no_pin: Option<bool>,
+
+    /// Count on after a signal to stop, too, until the next collector goes on with it;
+    /// otherwise nothing is left in the kernel. For a restart or an upgrade without a
+    /// gap; `netio-collector uninstall` ends the counting then
+    /// [env: NETIO_KEEP_AT_STOP] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) keep_at_stop: Option<bool>,
+
     /// What to log: error, warn, info, debug, trace, or directives such as
     /// info,netio_collector=debug. The record of who did what is told at info, and of
     /// refusals at warn, by the target audit [env: NETIO_LOG] [default: info]
@@ -246,6 +273,15 @@ pub(super) fn variable(key: &str) -> String {
 }
 
 impl Given {
+    /// Says only where something is kept.
+    pub fn kept(pin_path: Option<PathBuf>, state_dir: Option<PathBuf>) -> Self {
+        Self {
+            pin_path,
+            state_dir,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn from_variables(
         env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
@@ -300,6 +336,10 @@ impl Given {
             stall_timeout: text("stall_timeout")?,
             keep_privileges: truth("keep_privileges")?,
             no_seccomp: truth("no_seccomp")?,
+            pin_path: path("pin_path"),
+            state_dir: path("state_dir"),
+            no_pin: truth("no_pin")?,
+            keep_at_stop: truth("keep_at_stop")?,
             log: text("log")?,
             log_format: text("log_format")?
                 .map(|it| choice("log_format", &it))

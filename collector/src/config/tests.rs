@@ -1,6 +1,6 @@
 //! Every setting from every place, and every way to get it wrong.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use netio::v1::target::Selector;
 
@@ -39,13 +39,17 @@ fn defaults() {
     assert_eq!(settings.options.interval, Duration::from_secs(1));
     assert_eq!(settings.options.limits, Limits::default());
     assert_eq!(settings.hooks, HookChoice::Auto);
+    assert!(!settings.options.keep_at_stop);
+    let kept = settings.keep.unwrap();
+    assert_eq!(kept.pin_path, Path::new("/sys/fs/bpf/netio"));
+    assert_eq!(kept.state_dir, Path::new("/run/netio/state"));
     assert_eq!(settings.log.to_string(), "info");
     assert_eq!(settings.log_format, LogFormat::Pretty);
 }
 
 /// Each setting, three different values for it, and how it reads.
 type Case = (&'static str, [&'static str; 3], fn(&Settings) -> String);
-const CASES: [Case; 17] = [
+const CASES: [Case; 21] = [
     (
         "listen",
         [
@@ -102,6 +106,20 @@ const CASES: [Case; 17] = [
     ("stall_timeout", ["1s", "5s", "1h"], |it| {
         humantime::format_duration(it.options.limits.stall_timeout).to_string()
     }),
+    ("pin_path", ["/a", "/b", "/c"], |it| {
+        let kept = it.keep.as_ref().unwrap();
+        kept.pin_path.display().to_string()
+    }),
+    ("state_dir", ["/a", "/b", "/c"], |it| {
+        let kept = it.keep.as_ref().unwrap();
+        kept.state_dir.display().to_string()
+    }),
+    ("no_pin", ["true", "false", "true"], |it| {
+        it.keep.is_none().to_string()
+    }),
+    ("keep_at_stop", ["true", "false", "true"], |it| {
+        it.options.keep_at_stop.to_string()
+    }),
     ("log", ["debug", "warn", "error"], |it| it.log.to_string()),
     ("log_format", ["json", "pretty", "json"], |it| {
         format!("{:?}", it.log_format).to_lowercase()
@@ -118,7 +136,9 @@ fn flags_beat_variables_beat_the_file() {
         let file = match key {
             "listen" => format!("listen = [{in_file:?}]"),
             "socket_group" => format!("{key} = {in_file:?}"),
-            _ if in_file.parse::<u32>().is_ok() => format!("{key} = {in_file}"),
+            _ if in_file.parse::<u32>().is_ok() || in_file.parse::<bool>().is_ok() => {
+                format!("{key} = {in_file}")
+            }
             _ => format!("{key} = {in_file:?}"),
         };
         assert_eq!(read(&load(&flags, &env, &file).unwrap()), in_flag);
@@ -141,6 +161,23 @@ fn the_time_to_detach_after_may_be_left_out() {
         assert!(error.contains("--detach-when-idle"), "{error}");
         assert!(error.contains("or never"), "{error}");
     }
+}
+
+#[test]
+fn a_folder_is_an_absolute_path_and_a_wish_is_true_or_false() {
+    for key in ["pin_path", "state_dir"] {
+        let error = load(&[], &[(&variable(key), "run/netio")], "").unwrap_err();
+        assert!(error.contains("is no absolute path"), "{error}");
+    }
+    assert!(load(&["--no-pin"], &[], "").unwrap().keep.is_none());
+    assert!(
+        load(&["--keep-at-stop"], &[], "")
+            .unwrap()
+            .options
+            .keep_at_stop
+    );
+    let error = load(&[], &[("NETIO_NO_PIN", "perhaps")], "").unwrap_err();
+    assert!(error.contains("is neither true nor false"), "{error}");
 }
 
 #[test]

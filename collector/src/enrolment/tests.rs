@@ -129,6 +129,7 @@ async fn a_watch_whose_answer_goes_unheard_does_not_stay() {
         interval: SECOND,
         max_history: SECOND,
         max_history_bytes: 0,
+        last_sequence: 0,
     });
     let kernel = FakeKernel::new(Limits::default().slots());
     let (sampler, commands) = Sampler::new(

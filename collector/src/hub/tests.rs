@@ -16,6 +16,7 @@ fn hub(max_subscribers: u32) -> Hub {
         interval: SECOND,
         max_history: 60 * SECOND,
         max_history_bytes: 1 << 20,
+        last_sequence: 0,
     })
 }
 

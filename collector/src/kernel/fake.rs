@@ -3,7 +3,7 @@
 //! the programs in the kernel do.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
-    AllowError, Attach, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot,
-    refusing::RefusingKernel,
+    AllowError, Attach, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, Mark, ProcessId,
+    Slot, Taken, refusing::RefusingKernel,
 };
 
 /// What a slot is used for.
@@ -28,6 +28,8 @@ pub struct Life {
     pub now: LifeNow,
     /// Its process's name.
     pub name: Vec<u8>,
+    /// Whether the kernel gave it to a child at birth.
+    pub is_born: bool,
     /// See [`Kernel::take_born_into`].
     pub born_into: Option<Slot>,
     /// Of a family: processes that share its slot.
@@ -61,6 +63,10 @@ pub struct State {
     pub is_deaf: bool,
     /// What the hooks have missed.
     pub missed: v1::MissedEvents,
+    /// What is kept with the hooks.
+    pub kept: BTreeMap<Slot, [Counters; 2]>,
+    /// And these.
+    pub marks: BTreeMap<Mark, u64>,
     births: Vec<Birth>,
     changes: Option<mpsc::UnboundedSender<u32>>,
 }
@@ -217,6 +223,7 @@ impl FakeKernel {
                 process: Some(child),
                 family: Some(family),
                 name: name.clone(),
+                is_born: true,
                 ..Life::default()
             };
             state.births.push(Birth {
@@ -425,5 +432,62 @@ impl Kernel for FakeKernel {
 
     fn wish_changes(&mut self, wish: bool) {
         self.with(|state| state.wishes = wish);
+    }
+
+    fn taken(&mut self) -> Vec<Taken> {
+        self.with(|state| {
+            state.births.clear();
+            let slots = (1..=self.slots).map(Slot);
+            let free: BTreeSet<Slot> = state.pool.iter().copied().collect();
+            let slots: Vec<Slot> = slots.filter(|it| !free.contains(it)).collect();
+            let taken = slots.into_iter().map(|slot| {
+                let life = state.life(slot).clone();
+                Taken {
+                    slot,
+                    process: life.process,
+                    family: life.family,
+                    name: life.name,
+                    is_told: life.is_born || life.now.exited,
+                    is_listed: life
+                        .process
+                        .is_some_and(|it| state.allowed.get(&it.tgid) == Some(&slot)),
+                }
+            });
+            taken.collect()
+        })
+    }
+
+    fn set_base(&mut self, slot: Slot, counters: Counters) {
+        self.with(|state| state.kept.entry(slot).or_default()[0] = counters);
+    }
+
+    fn base(&self, slot: Slot) -> Counters {
+        self.with(|state| {
+            state
+                .kept
+                .get(&slot)
+                .map_or_else(Counters::default, |it| it[0])
+        })
+    }
+
+    fn set_told(&mut self, slot: Slot, counters: Counters) {
+        self.with(|state| state.kept.entry(slot).or_default()[1] = counters);
+    }
+
+    fn told(&self, slot: Slot) -> Counters {
+        self.with(|state| {
+            state
+                .kept
+                .get(&slot)
+                .map_or_else(Counters::default, |it| it[1])
+        })
+    }
+
+    fn set_mark(&mut self, mark: Mark, number: u64) {
+        self.with(|state| state.marks.insert(mark, number));
+    }
+
+    fn mark(&self, mark: Mark) -> u64 {
+        self.with(|state| state.marks.get(&mark).copied().unwrap_or_default())
     }
 }

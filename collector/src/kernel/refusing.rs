@@ -3,7 +3,9 @@
 
 use netio::v1;
 
-use super::{AllowError, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, ProcessId, Slot};
+use super::{
+    AllowError, Birth, Changes, Counters, Kernel, KernelInfo, LifeNow, Mark, ProcessId, Slot,
+};
 
 /// Refuses every process with the error that `why` makes of its pid.
 pub struct RefusingKernel<F> {
@@ -103,4 +105,22 @@ impl<F: Fn(u32) -> AllowError + Send> Kernel for RefusingKernel<F> {
     }
 
     fn wish_changes(&mut self, _: bool) {}
+
+    fn set_base(&mut self, _: Slot, _: Counters) {}
+
+    fn base(&self, _: Slot) -> Counters {
+        Counters::default()
+    }
+
+    fn set_told(&mut self, _: Slot, _: Counters) {}
+
+    fn told(&self, _: Slot) -> Counters {
+        Counters::default()
+    }
+
+    fn set_mark(&mut self, _: Mark, _: u64) {}
+
+    fn mark(&self, _: Mark) -> u64 {
+        0
+    }
 }

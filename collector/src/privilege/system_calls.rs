@@ -40,6 +40,8 @@ const ALLOWED: &[&[c_long]] = &[
         libc::SYS_restart_syscall,
         libc::SYS_rseq,
         libc::SYS_sched_getaffinity,
+        // To read what each CPU has counted, when hooks are handed over.
+        libc::SYS_sched_setaffinity,
         libc::SYS_sched_yield,
         libc::SYS_set_robust_list,
     ],
@@ -67,7 +69,7 @@ const ALLOWED: &[&[c_long]] = &[
         libc::SYS_sysinfo,
         libc::SYS_uname,
     ],
-    // Files: /proc, /sys, tracefs; its own socket's and settings.
+    // Files: /proc, /sys, tracefs; its own socket's, pins, state and settings.
     &[
         libc::SYS_close,
         libc::SYS_close_range,

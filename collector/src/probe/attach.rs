@@ -2,18 +2,25 @@
 
 use std::os::fd::AsFd as _;
 
-use aya::programs::{KProbe, Program, ProgramError};
+use aya::programs::{KProbe, Program, ProgramError, links::FdLink};
 use netio::v1;
 
-use super::{AttachError, kretprobe::Kretprobe, object::Object};
+use super::{AttachError, kretprobe::Kretprobe, object::Object, pins::Pins, sizes::Sizes};
+use crate::keep::Hooks;
 
-/// Programs of one object, attached. They detach when this is dropped.
+/// Programs of one object, attached. They detach when this is dropped, unless they
+/// are pinned.
 pub(super) struct Attached {
+    /// Dropped first: nothing counts once the maps' memory goes.
+    links: Vec<(String, FdLink)>,
+    /// Why something of it cannot be pinned, if so.
+    unpinnable: Option<&'static str>,
+    pins: Option<Pins>,
     pub(super) programs: Vec<v1::AttachedProgram>,
     pub(super) kretprobes: Vec<Kretprobe>,
     /// The program that notes a process's sockets before it is allowed, if the
     /// mode needs that.
-    pub(super) note_program: Option<&'static str>,
+    pub(super) note_program: Option<String>,
     /// Whether births and exits are seen.
     pub(super) follows_children: bool,
     pub(super) object: Object,
@@ -21,10 +28,19 @@ pub(super) struct Attached {
     types: Option<aya::Btf>,
 }
 
+/// Why kprobes do not outlive their collector.
+const KPROBES: &str = "the hooks of the kprobe mode end with the collector; those of other \
+                       modes can be pinned, on kernels that have them";
+/// Where the program is attached that notes sockets: only for as long as it runs.
+const NOTING: &str = "iter/task_file";
+
 impl Attached {
     /// Nothing is attached yet.
     pub(super) fn new(object: Object) -> Result<Self, AttachError> {
         Ok(Self {
+            links: Vec::new(),
+            unpinnable: None,
+            pins: None,
             programs: Vec::new(),
             kretprobes: Vec::new(),
             note_program: None,
@@ -32,6 +48,77 @@ impl Attached {
             object,
             types: aya::Btf::from_sys_fs().ok(),
         })
+    }
+
+    /// Takes over what another collector has left pinned.
+    pub(super) fn take_over(pins: Pins, hooks: &Hooks) -> Result<Self, AttachError> {
+        let sizes = Sizes {
+            pids: hooks.pids,
+            cpus: hooks.cpus,
+            slots: hooks.slots,
+        };
+        let names = hooks.programs.iter().map(|it| it.name.clone());
+        let object = Object::take_over(&pins, names, sizes, hooks.generation)?;
+        let mut links = Vec::new();
+        for program in &hooks.programs {
+            let id = program.program_id;
+            if object.program_facts(&program.name)?.id() != Some(id.into()) {
+                return Err(AttachError::new(format!(
+                    "program {} is another than the one of the state, {id}",
+                    program.name
+                )));
+            }
+            if program.hook != NOTING {
+                let name = link_name(program);
+                links.push((name.clone(), pins.link(&name, id)?));
+            }
+        }
+        let note_program = hooks.programs.iter().find(|it| it.hook == NOTING);
+        Ok(Self {
+            links,
+            unpinnable: None,
+            pins: Some(pins),
+            programs: hooks.programs.clone(),
+            kretprobes: Vec::new(),
+            note_program: note_program.map(|it| it.name.clone()),
+            follows_children: hooks.follows_children,
+            object,
+            types: None,
+        })
+    }
+
+    /// Pins everything. After a failure some of it is detached.
+    pub(super) fn pin(&mut self, pins: Pins) -> Result<(), AttachError> {
+        if let Some(why) = self.unpinnable {
+            return Err(AttachError::new(why));
+        }
+        let names: Vec<String> = self.names().map(str::to_owned).collect();
+        self.object.pin(&pins, names.iter().map(String::as_str))?;
+        for (name, link) in std::mem::take(&mut self.links) {
+            let link = pins.pin_link(&name, link)?;
+            self.links.push((name, link));
+        }
+        self.pins = Some(pins);
+        Ok(())
+    }
+
+    /// Its pins, if it has some.
+    pub(super) fn pins(&self) -> Option<&Pins> {
+        self.pins.as_ref()
+    }
+
+    /// Whether something of it cannot be pinned.
+    pub(super) fn unpinnable(&self) -> Option<&'static str> {
+        self.unpinnable
+    }
+
+    /// Takes the pins away: it detaches when it is dropped.
+    pub(super) fn unpin(&mut self) {
+        if let Some(pins) = self.pins.take()
+            && let Err(error) = pins.remove()
+        {
+            tracing::error!(%error, "the pins cannot be removed: the probes stay attached; see `netio-collector uninstall`");
+        }
     }
 
     /// The names of the attached programs, each once.
@@ -60,8 +147,9 @@ impl Attached {
             return Err(wrong_type(name));
         };
         program.load(event, known(types)?)?;
-        program.attach()?;
-        self.add(name, format!("tp_btf/{event}"))
+        let link = program.attach()?;
+        let link = program.take_link(link)?.into();
+        self.add_link(name, format!("tp_btf/{event}"), link)
     }
 
     /// Attaches `name` to the tracepoint `event`, with untyped arguments.
@@ -70,8 +158,9 @@ impl Attached {
             return Err(wrong_type(name));
         };
         program.load()?;
-        program.attach(event)?;
-        self.add(name, format!("raw_tp/{event}"))
+        let link = program.attach(event)?;
+        let link = program.take_link(link)?.into();
+        self.add_link(name, format!("raw_tp/{event}"), link)
     }
 
     /// Attaches `name` to the tracepoint `event` of `category`, by its record.
@@ -86,6 +175,10 @@ impl Attached {
         };
         program.load()?;
         program.attach(category, event)?;
+        self.unpinnable = Some(
+            "tracepoints by their records, as on a kernel without BTF, end with the collector; use a kernel built \
+             with CONFIG_DEBUG_INFO_BTF=y",
+        );
         self.add(name, format!("tracepoint/{category}:{event}"))
     }
 
@@ -96,14 +189,16 @@ impl Attached {
             return Err(wrong_type(name));
         };
         program.load(function, known(types)?)?;
-        program.attach()?;
-        self.add(name, format!("fexit/{function}"))
+        let link = program.attach()?;
+        let link = program.take_link(link)?.into();
+        self.add_link(name, format!("fexit/{function}"), link)
     }
 
     /// Attaches `name` to the entry of `function`; one program may be attached
     /// to several.
     pub(super) fn kprobe(&mut self, name: &'static str, function: &str) -> Result<(), AttachError> {
         self.loaded_kprobe(name)?.attach(function, 0)?;
+        self.unpinnable = Some(KPROBES);
         self.add(name, format!("kprobe/{function}"))
     }
 
@@ -118,6 +213,7 @@ impl Attached {
         let probe = Kretprobe::attach(program.fd()?.as_fd(), function)
             .map_err(|error| AttachError::new(format!("kretprobe {function}: {error}")))?;
         self.kretprobes.push(probe);
+        self.unpinnable = Some(KPROBES);
         self.add(name, format!("kretprobe/{function}"))
     }
 
@@ -139,8 +235,16 @@ impl Attached {
             return Err(wrong_type(name));
         };
         program.load("task_file", known(types)?)?;
-        self.note_program = Some(name);
-        self.add(name, "iter/task_file".to_owned())
+        self.note_program = Some(name.to_owned());
+        self.add(name, NOTING.to_owned())
+    }
+
+    fn add_link(&mut self, name: &str, hook: String, link: FdLink) -> Result<(), AttachError> {
+        self.add(name, hook)?;
+        if let Some(program) = self.programs.last() {
+            self.links.push((link_name(program), link));
+        }
+        Ok(())
     }
 
     fn add(&mut self, name: &str, hook: String) -> Result<(), AttachError> {
@@ -152,6 +256,11 @@ impl Attached {
         });
         Ok(())
     }
+}
+
+/// The name of a program's link among the pins.
+fn link_name(program: &v1::AttachedProgram) -> String {
+    format!("{}-{}", program.name, program.hook.replace('/', "-"))
 }
 
 fn known(types: &Option<aya::Btf>) -> Result<&aya::Btf, AttachError> {

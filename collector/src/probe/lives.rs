@@ -16,12 +16,13 @@ use std::{
 
 use aya::maps::Map;
 use netio_abi::{
-    LIFE_EXITED, LIFE_NONE, LIFE_UNUSED, Life, NO_SLOT, PoolEnds, START_TIME_STEP, pool_index,
+    LIFE_BORN, LIFE_EXITED, LIFE_NONE, LIFE_UNUSED, Life, NO_SLOT, PoolEnds, START_TIME_STEP,
+    pool_index,
 };
 use rustix::mm::ProtFlags;
 
 use super::mapped::Memory;
-use crate::kernel::{Birth, LifeNow, ProcessId, Slot};
+use crate::kernel::{Birth, LifeNow, ProcessId, Slot, Taken};
 
 /// See the module.
 pub(super) struct Lives {
@@ -41,14 +42,70 @@ pub(super) struct Lives {
 impl Lives {
     /// Maps the three maps, sized for slots `1..=slots`, all of which become
     /// free. `size`: elements of the ring.
-    pub(super) fn new(
-        (lives, pool, ends): (&Map, &Map, &Map),
-        slots: u32,
-        size: u32,
-    ) -> io::Result<Self> {
+    pub(super) fn new(maps: (&Map, &Map, &Map), slots: u32, size: u32) -> io::Result<Self> {
+        let mut lives = Self::of(maps, slots, size)?;
+        for slot in 1..=slots {
+            lives.give(Slot(slot));
+        }
+        Ok(lives)
+    }
+
+    /// Maps them as another collector has left them. [`Lives::births`] tells the
+    /// births from now on.
+    pub(super) fn taken_over(maps: (&Map, &Map, &Map), slots: u32, size: u32) -> io::Result<Self> {
+        let mut lives = Self::of(maps, slots, size)?;
+        lives.begin_anew();
+        Ok(lives)
+    }
+
+    /// The slots of `1..=slots` that were in use when the maps were taken over; fails
+    /// if the ring holds what it cannot hold.
+    pub(super) fn taken(&self, slots: u32) -> io::Result<Vec<Slot>> {
+        let tail = self.tail().load(Ordering::SeqCst);
+        let mut free = BTreeSet::new();
+        let mut is_sound = self.seen <= tail && tail - self.seen <= u64::from(slots);
+        if is_sound {
+            for count in self.seen..tail {
+                let slot = self.at(count).filter(|it| (1..=slots).contains(&it.0));
+                is_sound &= slot.is_some_and(|slot| free.insert(slot));
+            }
+        }
+        if !is_sound {
+            return Err(io::Error::other("the pool of slots is damaged"));
+        }
+        let all = (1..=slots).map(Slot);
+        Ok(all.filter(|slot| !free.contains(slot)).collect())
+    }
+
+    /// From now on [`Lives::births`] tells what is born from now on, and all slots
+    /// that are in use are [`Lives::taken`].
+    pub(super) fn begin_anew(&mut self) {
+        self.seen = self.head().load(Ordering::SeqCst);
+        self.own.clear();
+        self.incomplete.clear();
+    }
+
+    /// What is noted of a slot that is in use.
+    pub(super) fn look(&self, slot: Slot) -> Option<Taken> {
+        let life = self.read(slot)?;
+        let process = ProcessId {
+            tgid: life.tgid,
+            start_time_ns: life.start_time_ns / START_TIME_STEP * START_TIME_STEP,
+        };
+        Some(Taken {
+            slot,
+            process: (life.tgid != 0).then_some(process),
+            family: (life.family != NO_SLOT).then_some(Slot(life.family)),
+            name: name(&life),
+            is_told: life.tgid != 0 && matches!(life.state, LIFE_BORN | LIFE_EXITED),
+            is_listed: false,
+        })
+    }
+
+    fn of((lives, pool, ends): (&Map, &Map, &Map), slots: u32, size: u32) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let length = (slots as usize + 1) * size_of::<Life>();
-        let mut lives = Self {
+        Ok(Self {
             lives: Memory::of(lives, length, protection)?,
             pool: Memory::of(pool, size as usize * size_of::<u64>(), protection)?,
             ends: Memory::of(ends, size_of::<PoolEnds>(), protection)?,
@@ -56,11 +113,7 @@ impl Lives {
             seen: 0,
             own: BTreeSet::new(),
             incomplete: Vec::new(),
-        };
-        for slot in 1..=slots {
-            lives.give(Slot(slot));
-        }
-        Ok(lives)
+        })
     }
 
     /// Puts a slot into the pool; nothing may count in it any more.
@@ -166,6 +219,11 @@ impl Lives {
         fence(Ordering::SeqCst);
     }
 
+    /// Opens a family again that was closed by a collector which is gone.
+    pub(super) fn reopen(&self, family: Slot) {
+        self.store(family, offset_of!(Life, closed), 0);
+    }
+
     /// The family that a process was born into which the collector had listed
     /// before; told once.
     pub(super) fn take_born_into(&self, slot: Slot) -> Option<Slot> {
@@ -241,11 +299,17 @@ impl Lives {
         self.lives.element(slot.0 as usize)
     }
 
-    fn read(&self, slot: Slot) -> Option<Life> {
+    /// All that is noted of a slot.
+    pub(super) fn read(&self, slot: Slot) -> Option<Life> {
         // SAFETY: a mapped element, of plain numbers. What is read while a
         // program writes the name may be half of each; nothing else changes.
         self.life(slot)
             .map(|life| unsafe { life.as_ptr().read_volatile() })
+    }
+
+    /// Notes all that; no program writes to the slot now.
+    pub(super) fn put(&self, slot: Slot, life: Life) {
+        self.change(slot, |place| *place = life);
     }
 
     /// Changes a slot that no program writes to now: it is not on the allow-list.

@@ -1,5 +1,5 @@
 //! The maps that are shared with the kernel by memory: the allow-list, the
-//! counters, and single numbers ([`Cells`]); `lives.rs` has those that follow
+//! counters, what is kept beside them, and single numbers ([`Cells`]); `lives.rs` has those that follow
 //! processes. None costs a system call, and an update through memory cannot make
 //! a kprobe on the same CPU miss its event, as `bpf(BPF_MAP_UPDATE_ELEM)` can.
 #![allow(unsafe_code)] // maps memory that the kernel shares
@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::maps::Map;
-use netio_abi::{AllowEntry, NO_SLOT};
+use netio_abi::{AllowEntry, Kept, NO_SLOT, word_of};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::kernel::{Counters, Slot};
@@ -68,19 +68,22 @@ impl Drop for Memory {
     }
 }
 
-/// The allow-list: pid → slot.
+/// The allow-list, as one generation of programs sees it: pid → slot.
 pub(super) struct AllowList {
     memory: Memory,
     pids: u32,
+    /// The word of each entry that is this generation's.
+    word: usize,
 }
 
 impl AllowList {
     /// Maps `map`, which has an element for each of `pids`.
-    pub(super) fn new(map: &Map, pids: u32) -> io::Result<Self> {
+    pub(super) fn new(map: &Map, pids: u32, generation: u32) -> io::Result<Self> {
         let length = pids as usize * size_of::<AllowEntry>();
         Ok(Self {
             memory: Memory::of(map, length, ProtFlags::READ | ProtFlags::WRITE)?,
             pids,
+            word: word_of(generation),
         })
     }
 
@@ -104,6 +107,40 @@ impl AllowList {
         })
     }
 
+    /// Gives an un-listed pid this slot if the other generation's is `other` now, in
+    /// one step.
+    pub(super) fn enter_beside(&self, tgid: u32, other: u32, slot: u32) -> bool {
+        let whole = |own| {
+            let mut slots = [other; 2];
+            slots[self.word] = own;
+            let [a, b] = slots.map(u32::to_ne_bytes);
+            u64::from_ne_bytes([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]])
+        };
+        if tgid >= self.pids {
+            return false;
+        }
+        let Some(entry) = self.memory.element::<u64>(tgid as usize) else {
+            return false;
+        };
+        // SAFETY: an aligned entry of the mapping; every access to it, on either
+        // side, is atomic.
+        let entry = unsafe { AtomicU64::from_ptr(entry.as_ptr()) };
+        let (old, new) = (whole(NO_SLOT), whole(slot));
+        entry
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Clears all entries.
+    pub(super) fn clear(&self) {
+        for tgid in 0..self.pids {
+            let slot = self.entry(tgid);
+            if slot != NO_SLOT {
+                self.replace(tgid, slot, NO_SLOT);
+            }
+        }
+    }
+
     /// Clears every entry that is this slot; returns how many there were.
     pub(super) fn sweep(&self, slot: Slot) -> u32 {
         let cleared = (0..self.pids)
@@ -115,10 +152,12 @@ impl AllowList {
         if tgid >= self.pids {
             return None;
         }
-        let entry = self.memory.element::<AllowEntry>(tgid as usize)?;
+        let words = size_of::<AllowEntry>() / size_of::<u32>();
+        let word = tgid as usize * words + self.word;
+        let word = self.memory.element::<u32>(word)?;
         // SAFETY: an aligned word of the mapping, which lives as long as `self`;
         // every access to it, on either side, is atomic.
-        Some(unsafe { AtomicU32::from_ptr(&raw mut (*entry.as_ptr()).slot) })
+        Some(unsafe { AtomicU32::from_ptr(word.as_ptr()) })
     }
 }
 
@@ -143,31 +182,94 @@ impl Banks {
 
     /// The sum of a slot's counters over all CPUs.
     pub(super) fn read(&self, slot: Slot) -> Counters {
+        (0..self.cpus)
+            .map(|cpu| self.read_on(slot, cpu))
+            .fold(Counters::default(), |sum, counters| sum + counters)
+    }
+
+    /// A slot's counters of one CPU.
+    pub(super) fn read_on(&self, slot: Slot, cpu: u32) -> Counters {
         if slot.0 >= self.bank_slots {
             return Counters::default();
         }
-        (0..self.cpus)
-            .map(|cpu| {
-                let index = cpu as usize * self.bank_slots as usize + slot.0 as usize;
-                // SAFETY: `cpu` and `slot` are within the memory's elements.
-                let element = unsafe { self.memory.start.cast::<netio_abi::Counters>().add(index) };
-                let load = |field: *mut u64| {
-                    // SAFETY: a field of that element, aligned to 8 bytes; the
-                    // load is atomic, the kernel's adds are too.
-                    unsafe { AtomicU64::from_ptr(field) }.load(Ordering::Relaxed)
-                };
-                let element = element.as_ptr();
-                // SAFETY: field addresses of an element within the memory.
-                unsafe {
-                    Counters {
-                        sent_bytes: load(&raw mut (*element).sent_bytes),
-                        received_bytes: load(&raw mut (*element).received_bytes),
-                        sent_calls: load(&raw mut (*element).sent_calls),
-                        received_calls: load(&raw mut (*element).received_calls),
-                    }
-                }
-            })
-            .fold(Counters::default(), |sum, counters| sum + counters)
+        let index = cpu as usize * self.bank_slots as usize + slot.0 as usize;
+        let element = self.memory.element(index);
+        element.map_or_else(Counters::default, load)
+    }
+}
+
+/// What is kept for each slot.
+pub(super) struct KeptCounters(Memory);
+
+impl KeptCounters {
+    /// Maps `map`, which has an element for each of `slots`.
+    pub(super) fn new(map: &Map, slots: u32) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let length = slots as usize * size_of::<Kept>();
+        Ok(Self(Memory::of(map, length, protection)?))
+    }
+
+    pub(super) fn base(&self, slot: Slot) -> Counters {
+        self.get(slot, 0)
+    }
+
+    pub(super) fn set_base(&self, slot: Slot, counters: Counters) {
+        self.set(slot, 0, counters);
+    }
+
+    pub(super) fn told(&self, slot: Slot) -> Counters {
+        self.get(slot, 1)
+    }
+
+    pub(super) fn set_told(&self, slot: Slot, counters: Counters) {
+        self.set(slot, 1, counters);
+    }
+
+    fn get(&self, slot: Slot, which: usize) -> Counters {
+        let place = self.0.element(slot.0 as usize * 2 + which);
+        place.map_or_else(Counters::default, load)
+    }
+
+    fn set(&self, slot: Slot, which: usize, counters: Counters) {
+        let place = self
+            .0
+            .element::<netio_abi::Counters>(slot.0 as usize * 2 + which);
+        let Some(place) = place.map(NonNull::as_ptr) else {
+            return;
+        };
+        let store = |field: *mut u64, value| {
+            // SAFETY: as in `load`.
+            unsafe { AtomicU64::from_ptr(field) }.store(value, Ordering::Relaxed);
+        };
+        // SAFETY: field addresses of an element within the memory.
+        unsafe {
+            store(&raw mut (*place).sent_bytes, counters.sent_bytes);
+            store(&raw mut (*place).received_bytes, counters.received_bytes);
+            store(&raw mut (*place).sent_calls, counters.sent_calls);
+            store(&raw mut (*place).received_calls, counters.received_calls);
+        }
+    }
+}
+
+/// Two sets of counters are an element of what is kept.
+const _: () = assert!(size_of::<Kept>() == 2 * size_of::<netio_abi::Counters>());
+
+/// Counters that are elements of a mapping.
+fn load(element: NonNull<netio_abi::Counters>) -> Counters {
+    let element = element.as_ptr();
+    let load = |field: *mut u64| {
+        // SAFETY: a field of an element of a mapping, aligned to 8 bytes; whoever
+        // writes it does so atomically.
+        unsafe { AtomicU64::from_ptr(field) }.load(Ordering::Relaxed)
+    };
+    // SAFETY: field addresses of that element.
+    unsafe {
+        Counters {
+            sent_bytes: load(&raw mut (*element).sent_bytes),
+            received_bytes: load(&raw mut (*element).received_bytes),
+            sent_calls: load(&raw mut (*element).sent_calls),
+            received_calls: load(&raw mut (*element).received_calls),
+        }
     }
 }
 

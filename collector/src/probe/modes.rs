@@ -10,7 +10,13 @@ use netio_abi::fields::{
     ZC_COPYBUF_LEN, ZC_LENGTH,
 };
 
-use super::{AttachError, attach::Attached, kretprobe, object::Object, preemption, tracefs};
+use super::{
+    AttachError,
+    attach::Attached,
+    kretprobe,
+    object::{Object, Room},
+    preemption, tracefs,
+};
 use crate::btf::Btf;
 
 /// Fields that telling who calls, and TCP from the rest, needs.
@@ -42,15 +48,14 @@ const QUEUE: [usize; 5] = [
 /// Fields that following processes needs.
 const LIVES: [usize; 4] = [TASK_TGID, TASK_START, TASK_SIGNAL, SIGNAL_LIVE];
 
-/// Loads and attaches a mode's programs, with `slots` to count in; all of them or
-/// none.
+/// Loads and attaches a mode's programs, with so much room; all of them or none.
 pub(super) fn attach(
     mode: v1::HookMode,
     btf: Option<&Btf>,
-    slots: u32,
+    room: &Room,
 ) -> Result<Attached, AttachError> {
     let follows_sockets = mode == v1::HookMode::Kprobe;
-    let load = || Attached::new(Object::load(btf, slots, follows_sockets)?);
+    let load = || Attached::new(Object::load(btf, room, follows_sockets)?);
     let Some(btf) = btf else {
         if mode != v1::HookMode::Tracepoint {
             return Err(AttachError::new("the kernel has no BTF"));

@@ -1,7 +1,12 @@
-//! Loads the programs' object: sizes its maps, and sets the offsets of the
-//! kernel's fields, taken from the kernel's BTF.
+//! The programs' object: loaded anew, with its maps sized and the offsets of the
+//! kernel's fields set, or as another collector has left it pinned.
 
-use std::{fs, io};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -9,15 +14,18 @@ use aya::{
     programs::Program,
 };
 use netio_abi::{
-    NO_SLOT,
+    ALL_MARKS, LAYOUT, MARK_LAYOUT, NO_SLOT,
     fields::{FIELDS, Field},
 };
 
 use super::{
     AttachError,
-    fields::{index_of, with_numbers},
+    facts::Facts,
+    fields::{Numbers, index_of, with_numbers},
     lives::Lives,
-    mapped::{AllowList, Banks, Cells},
+    mapped::{AllowList, Banks, Cells, KeptCounters},
+    pins::Pins,
+    sizes::Sizes,
 };
 use crate::{
     btf::Btf,
@@ -26,19 +34,23 @@ use crate::{
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETIO_BPF_OBJECT"));
 
-/// The kernel's own upper limit for pids (`PID_MAX_LIMIT` on 64 bits).
-const PID_LIMIT: u32 = 1 << 22;
-/// Pids fill a page of the allow-list at least.
-const LEAST_PIDS: u32 = 1 << 9;
 /// Sockets that the kprobe mode can follow at once.
 const FOLLOWED_SOCKETS: u32 = 65_536;
 
-/// The loaded object: its maps are in the kernel, its programs not yet.
+/// The object: its maps are in the kernel, its programs perhaps not yet.
 pub(super) struct Object {
-    pub(super) ebpf: Ebpf,
+    programs: Programs,
+    /// Taken out by whoever reads it.
+    changes: Option<Map>,
+    pub(super) sizes: Sizes,
+    pub(super) generation: u32,
     pub(super) allow_list: AllowList,
     pub(super) banks: Banks,
     pub(super) lives: Lives,
+    /// What is kept for whoever takes the maps over.
+    pub(super) kept: KeptCounters,
+    /// Elements `MARK_...`.
+    pub(super) marks: Cells,
     /// What did not fit: elements `FULL_...`.
     pub(super) full: Cells,
     /// Elements `WISH_...`.
@@ -49,26 +61,38 @@ pub(super) struct Object {
     missing: Vec<Option<String>>,
 }
 
+enum Programs {
+    Loaded(Box<Ebpf>),
+    Pinned(BTreeMap<String, OwnedFd>),
+}
+
+/// What is made room for.
+pub(super) struct Room {
+    pub(super) sizes: Sizes,
+    pub(super) generation: u32,
+    /// The pin of an allow-list that another generation uses, too, with as many pids;
+    /// none: one of its own.
+    pub(super) allow_list: Option<PathBuf>,
+}
+
+/// Which object this is.
+pub(super) fn fingerprint() -> u64 {
+    // Of two halves, as one would be too short to tell objects apart for certain.
+    let (first, second) = OBJECT.split_at(OBJECT.len() / 2);
+    u64::from(crc32fast::hash(first)) << 32 | u64::from(crc32fast::hash(second))
+}
+
 impl Object {
-    /// Loads it with `slots` in the pool. `follows_sockets`: whether the mode
-    /// needs the table of followed sockets.
+    /// Loads it. `follows_sockets`: whether the mode needs the table of followed
+    /// sockets.
     pub(super) fn load(
         btf: Option<&Btf>,
-        slots: u32,
+        room: &Room,
         follows_sockets: bool,
     ) -> Result<Self, AttachError> {
-        let cpus = possible_cpus()?;
-        let pids = pid_max()?.clamp(LEAST_PIDS, PID_LIMIT);
-        // Slot 0 is never used, the last one is spare; and whole pages, so that
-        // no two CPUs' banks share one.
-        let spare = slots.saturating_add(1);
-        let bank_slots = spare.saturating_add(1).next_multiple_of(128);
-        let elements = cpus
-            .checked_mul(bank_slots)
-            .ok_or_else(|| AttachError::new("too many processes for this number of CPUs"))?;
-        // A place is used again only when the slot in it was taken.
-        let pool_size = bank_slots.next_power_of_two();
-
+        let Room {
+            sizes, generation, ..
+        } = *room;
         let (offsets, missing): (Vec<i16>, Vec<Option<String>>) = FIELDS
             .iter()
             .map(|field| {
@@ -88,15 +112,22 @@ impl Object {
                 }
             })
             .unzip();
-        let object = with_numbers(OBJECT, &offsets, bank_slots)?;
+        let numbers = Numbers {
+            offsets: &offsets,
+            bank_slots: sizes.bank_slots(),
+            generation,
+        };
+        let object = with_numbers(OBJECT, &numbers)?;
 
         let tcp_recvmsg = address_of_tcp_recvmsg();
+        let pool_size = sizes.pool();
 
         let mut loader = EbpfLoader::new();
         loader
-            .map_max_entries("ALLOW_LIST", pids)
-            .map_max_entries("COUNTERS", elements)
-            .map_max_entries("LIVES", bank_slots)
+            .map_max_entries("ALLOW_LIST", sizes.pids)
+            .map_max_entries("COUNTERS", sizes.elements()?)
+            .map_max_entries("LIVES", sizes.bank_slots())
+            .map_max_entries("KEPT", sizes.bank_slots())
             .map_max_entries("POOL", pool_size)
             .map_max_entries(
                 "POSITIONS",
@@ -104,28 +135,118 @@ impl Object {
             )
             .override_global("TCP_RECVMSG", &tcp_recvmsg, true)
             .override_global("POOL_SIZE", &pool_size, true);
-        let ebpf = loader.load(&object)?;
+        if let Some(list) = &room.allow_list {
+            loader.map_pin_path("ALLOW_LIST", list.as_path());
+        }
+        let mut ebpf = loader.load(&object)?;
 
-        let allow_list = AllowList::new(map(&ebpf, "ALLOW_LIST")?, pids)?;
-        let banks = Banks::new(map(&ebpf, "COUNTERS")?, cpus, bank_slots)?;
-        let pool = (
-            map(&ebpf, "LIVES")?,
-            map(&ebpf, "POOL")?,
-            map(&ebpf, "POOL_ENDS")?,
-        );
-        let lives = Lives::new(pool, slots, pool_size)?;
-        let full = Cells::new(map(&ebpf, "FULL")?, 2)?;
-        let wishes = Cells::new(map(&ebpf, "WISHES")?, 2)?;
-        Ok(Self {
-            ebpf,
+        let changes = ebpf.take_map("CHANGES");
+        let loaded = |name: &str| {
+            ebpf.map(name)
+                .ok_or_else(|| AttachError::new(format!("the object has no map {name}")))
+        };
+        let pool = (loaded("LIVES")?, loaded("POOL")?, loaded("POOL_ENDS")?);
+        let lives = Lives::new(pool, sizes.slots, pool_size)?;
+        let mapped = Mapped::new(loaded, sizes, generation)?;
+        mapped.marks.set(MARK_LAYOUT, LAYOUT);
+        if room.allow_list.is_some() {
+            // What was listed two generations ago.
+            mapped.allow_list.clear();
+        }
+        let programs = Programs::Loaded(Box::new(ebpf));
+        Ok(Self::of(programs, changes, mapped, lives, missing))
+    }
+
+    /// Takes over what is pinned, if its maps are what they should be.
+    pub(super) fn take_over(
+        pins: &Pins,
+        programs: impl Iterator<Item = String>,
+        sizes: Sizes,
+        generation: u32,
+    ) -> Result<Self, AttachError> {
+        let mut maps = pins.maps(sizes)?;
+        let changes = maps.remove("CHANGES");
+        let pinned = |name: &str| {
+            maps.get(name)
+                .ok_or_else(|| AttachError::new(format!("no map {name} is pinned")))
+        };
+        let pool = (pinned("LIVES")?, pinned("POOL")?, pinned("POOL_ENDS")?);
+        let lives = Lives::taken_over(pool, sizes.slots, sizes.pool())?;
+        let mapped = Mapped::new(pinned, sizes, generation)?;
+        let layout = mapped.marks.get(MARK_LAYOUT);
+        if layout != LAYOUT {
+            return Err(AttachError::new(format!(
+                "the pinned maps have layout {layout}, and {LAYOUT} can be read"
+            )));
+        }
+        let missing = vec![None; FIELDS.len()];
+        let programs = programs
+            .map(|name| Ok((name.clone(), pins.program(&name)?)))
+            .collect::<Result<_, AttachError>>()?;
+        Ok(Self::of(
+            Programs::Pinned(programs),
+            changes,
+            mapped,
+            lives,
+            missing,
+        ))
+    }
+
+    fn of(
+        programs: Programs,
+        changes: Option<Map>,
+        mapped: Mapped,
+        lives: Lives,
+        missing: Vec<Option<String>>,
+    ) -> Self {
+        let Mapped {
+            sizes,
+            generation,
+            allow_list,
+            banks,
+            kept,
+            marks,
+            full,
+            wishes,
+        } = mapped;
+        Self {
+            programs,
+            changes,
+            sizes,
+            generation,
             allow_list,
             banks,
             lives,
+            kept,
+            marks,
             full,
             wishes,
-            spare: Slot(spare),
+            spare: sizes.spare(),
             missing,
-        })
+        }
+    }
+
+    /// Pins the maps and the programs with these names.
+    pub(super) fn pin<'a>(
+        &mut self,
+        pins: &Pins,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<(), AttachError> {
+        let Programs::Loaded(ebpf) = &mut self.programs else {
+            return Ok(());
+        };
+        for (name, map) in ebpf.maps() {
+            pins.pin_map(name, map)?;
+        }
+        if let Some(changes) = &self.changes {
+            pins.pin_map("CHANGES", changes)?;
+        }
+        for name in names {
+            let program = ebpf.program_mut(name);
+            let program = program.ok_or_else(|| AttachError::new(format!("no program {name}")))?;
+            pins.pin_program(name, program)?;
+        }
+        Ok(())
     }
 
     /// Lets a process count in `slot`. It may share a family's slot now, which it
@@ -155,19 +276,36 @@ impl Object {
         missing.map_or(Ok(()), |missing| Err(AttachError::new(missing)))
     }
 
-    /// A program of the object.
+    /// A program of the object, which was not taken over.
     pub(super) fn program(&mut self, name: &str) -> Result<&mut Program, AttachError> {
-        self.ebpf
-            .program_mut(name)
-            .ok_or_else(|| AttachError::new(format!("the object has no program {name}")))
+        let program = match &mut self.programs {
+            Programs::Loaded(ebpf) => ebpf.program_mut(name),
+            Programs::Pinned(_) => None,
+        };
+        program.ok_or_else(|| AttachError::new(format!("the object has no program {name}")))
+    }
+
+    /// The descriptor of a program that the kernel has.
+    pub(super) fn program_fd(&self, name: &str) -> Result<BorrowedFd<'_>, AttachError> {
+        let none = || AttachError::new(format!("no program {name}"));
+        match &self.programs {
+            Programs::Loaded(ebpf) => {
+                let program = ebpf.program(name).ok_or_else(none)?;
+                Ok(program.fd()?.as_fd())
+            }
+            Programs::Pinned(programs) => Ok(programs.get(name).ok_or_else(none)?.as_fd()),
+        }
+    }
+
+    /// What the kernel tells of a program.
+    pub(super) fn program_facts(&self, name: &str) -> Result<Facts, AttachError> {
+        Ok(Facts::of(self.program_fd(name)?)?)
     }
 
     /// The ring buffer that tells changes of processes; once.
     pub(super) fn take_changes(&mut self) -> Result<RingBuf<MapData>, AttachError> {
-        let map = self
-            .ebpf
-            .take_map("CHANGES")
-            .ok_or_else(|| AttachError::new("the changes are read already"))?;
+        let map = self.changes.take();
+        let map = map.ok_or_else(|| AttachError::new("the changes are read already"))?;
         Ok(RingBuf::try_from(map)?)
     }
 }
@@ -183,28 +321,35 @@ fn offset_of(btf: &Btf, field: &Field) -> Result<u32, String> {
     })
 }
 
-fn map<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map, AttachError> {
-    ebpf.map(name)
-        .ok_or_else(|| AttachError::new(format!("the object has no map {name}")))
+/// The maps that are memory of both sides, but those of lives.
+struct Mapped {
+    sizes: Sizes,
+    generation: u32,
+    allow_list: AllowList,
+    banks: Banks,
+    kept: KeptCounters,
+    marks: Cells,
+    full: Cells,
+    wishes: Cells,
 }
 
-/// One more than the highest CPU number that can ever be, which indexes the
-/// banks. Not the count of CPUs: their numbers may have gaps.
-fn possible_cpus() -> io::Result<u32> {
-    let path = "/sys/devices/system/cpu/possible";
-    highest(&fs::read_to_string(path)?)
-        .map(|cpu| cpu + 1)
-        .ok_or_else(|| io::Error::other(format!("{path} is not a list of CPUs")))
-}
-
-/// The highest number in a list such as `0-3,8`.
-fn highest(list: &str) -> Option<u32> {
-    list.trim()
-        .split([',', '-'])
-        .map(|number| number.parse().ok())
-        .collect::<Option<Vec<u32>>>()?
-        .into_iter()
-        .max()
+impl Mapped {
+    fn new<'a>(
+        map: impl Fn(&str) -> Result<&'a Map, AttachError>,
+        sizes: Sizes,
+        generation: u32,
+    ) -> Result<Self, AttachError> {
+        Ok(Self {
+            sizes,
+            generation,
+            allow_list: AllowList::new(map("ALLOW_LIST")?, sizes.pids, generation)?,
+            banks: Banks::new(map("COUNTERS")?, sizes.cpus, sizes.bank_slots())?,
+            kept: KeptCounters::new(map("KEPT")?, sizes.bank_slots())?,
+            marks: Cells::new(map("MARKS")?, ALL_MARKS as usize)?,
+            full: Cells::new(map("FULL")?, 2)?,
+            wishes: Cells::new(map("WISHES")?, 2)?,
+        })
+    }
 }
 
 /// 0 if the kernel hides its addresses; then a connection with kernel TLS for
@@ -224,25 +369,9 @@ fn address(symbols: &str, name: &str) -> Option<u64> {
     })
 }
 
-fn pid_max() -> io::Result<u32> {
-    let path = "/proc/sys/kernel/pid_max";
-    fs::read_to_string(path)?
-        .trim()
-        .parse()
-        .map_err(|_| io::Error::other(format!("{path} is not a number")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_highest_cpu_counts_not_their_number() {
-        assert_eq!(highest("0-1\n"), Some(1));
-        assert_eq!(highest("0,2-3,8\n"), Some(8));
-        assert_eq!(highest("0\n"), Some(0));
-        assert_eq!(highest("none"), None);
-    }
 
     #[test]
     fn finds_a_symbol() {

@@ -1,13 +1,20 @@
-//! The few kernel calls that the BPF library has no room for: an iteration over
-//! one process's files, and a kretprobe with many return slots.
+//! The few kernel calls that the BPF library has no room for: a pinned
+//! program without CAP_SYS_ADMIN, an iteration over one process's files, and a
+//! kretprobe with many return slots.
 #![allow(unsafe_code)] // raw system calls
 
 use std::{
+    ffi::CString,
     fs::File,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
+const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_TRACE_ITER: u32 = 28;
@@ -16,6 +23,14 @@ const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 const PERF_EVENT_IOC_SET_BPF: libc::Ioctl = 0x4004_2408;
 const PERF_EVENT_IOC_ENABLE: libc::Ioctl = 0x2400;
+
+/// `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct GetAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
 
 /// `union bpf_attr` for `BPF_LINK_CREATE` of an iterator.
 #[repr(C)]
@@ -54,8 +69,22 @@ fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: both commands return a new descriptor.
+    // SAFETY: all of these commands return a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens what is pinned there. The library's way to a pinned program asks for the
+/// kernel's BTF by its id, which takes CAP_SYS_ADMIN.
+pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(
+        BPF_OBJ_GET,
+        &GetAttr {
+            pathname: path.as_ptr() as u64,
+            bpf_fd: 0,
+            file_flags: 0,
+        },
+    )
 }
 
 /// Runs an iterator program over the open files of process `tgid`. Before 6.1

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::{Order, Sampler, commands::Reply};
 use crate::{
-    kernel::{AllowError, Kernel, KernelInfo, refusing::RefusingKernel},
+    kernel::{AllowError, Kernel, KernelInfo, Mark, refusing::RefusingKernel},
     watches::WatchId,
 };
 
@@ -48,6 +48,7 @@ impl Sampler {
         // Nobody asks it before there are hooks again.
         let why = |_| AllowError::NotAttached("nothing is watched".to_owned());
         let none = Box::new(RefusingKernel::new(hooks, why));
+        self.let_go_of_kept();
         let kernel = self.watches.change_kernel(none);
         self.hand_over_changes();
         self.attachment.let_go(kernel);
@@ -74,6 +75,10 @@ impl Sampler {
         }
         if let Some(kernel) = kernel {
             self.watches.change_kernel(kernel);
+            self.store = self.watches.kernel().store();
+            self.watches
+                .kernel()
+                .set_mark(Mark::Sequence, self.sequence);
             self.hand_over_changes();
             self.attachment.use_them();
             self.can_count = true;

@@ -46,6 +46,7 @@ fn bench() -> Bench {
         interval: SECOND,
         max_history: 60 * SECOND,
         max_history_bytes: 1 << 20,
+        last_sequence: 0,
     }));
     let ticks = hub.subscribe(Wanted::default()).unwrap();
     let clock = Arc::new(FakeClock::at(START));

@@ -55,6 +55,10 @@ mod tests {
             SystemTime::UNIX_EPOCH + (self.monotonic() - self.began)
         }
 
+        fn boot(&self) -> Duration {
+            Duration::ZERO
+        }
+
         fn alarm(&self) -> Alarm {
             Alarm::coarse()
         }

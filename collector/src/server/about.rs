@@ -12,6 +12,7 @@ use crate::{Limits, Options, kernel::Kernel};
 pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::CollectorInfo> {
     let hooks = kernel.info().clone();
     let limits = options.limits;
+    let durable = hooks.is_durable();
     // Without hooks there is no allow-list, and so no pid that it could hold.
     let max_pid = match hooks.hook_mode {
         v1::HookMode::Unspecified => 0,
@@ -51,6 +52,8 @@ pub(super) fn about(kernel: &dyn Kernel, options: &Options) -> io::Result<v1::Co
         processes: 0,
         own_cost: None,
         probe_state: v1::ProbeState::Unspecified.into(),
+        durable,
+        not_durable_cause: hooks.not_durable,
         detach_when_idle: options
             .detach_when_idle
             .and_then(|after| after.try_into().ok()),
@@ -62,8 +65,10 @@ fn instance() -> io::Result<v1::CollectorInstance> {
     let since_boot = clock_gettime(ClockId::Boottime);
     let nanoseconds =
         i128::from(since_boot.tv_sec) * 1_000_000_000 + i128::from(since_boot.tv_nsec);
+    let generation = u64::try_from(nanoseconds).unwrap_or(0);
     Ok(v1::CollectorInstance {
         boot_id: boot_id.trim().to_owned(),
-        generation: u64::try_from(nanoseconds).unwrap_or(0),
+        generation,
+        lineage: generation,
     })
 }

@@ -41,6 +41,7 @@ impl Watches {
         let ids = watch_ids.iter().map(|text| self.own(text, owner));
         for id in ids.collect::<Result<Vec<_>, _>>()? {
             self.leases.renew(id, now);
+            self.changed = true;
         }
         Ok(())
     }
@@ -59,6 +60,7 @@ impl Watches {
         let ids = found.collect::<Result<Vec<_>, _>>()?;
         let own = |id: &WatchId| self.watches.get(id).is_some_and(|it| it.owner == owner);
         let own: Vec<_> = ids.into_iter().filter(own).collect();
+        self.changed |= !own.is_empty();
         Ok(own
             .into_iter()
             .filter_map(|id| self.leases.hold(id, now))
@@ -73,6 +75,7 @@ impl Watches {
     /// Ends the watches whose leases have run out, and tells which.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<WatchId> {
         let expired = self.leases.expired(now);
+        self.changed |= self.leases.take_renewed();
         for id in &expired {
             self.end(*id);
         }
@@ -123,6 +126,7 @@ impl Watches {
             return;
         };
         self.rules_changed |= watch.selector.is_rule();
+        self.changed = true;
         self.leases.end(id);
         let ended = self.leave_families(id, &watch.shared);
         for member in &watch.members {
@@ -148,12 +152,13 @@ impl Watches {
         let Some((pulse, _)) = self.table.remove(slot) else {
             return;
         };
+        self.changed = true;
         if pulse.exited {
-            self.resting.give(slot, pulse.awaits_exit);
+            self.resting.give(slot, Some(pulse.id), pulse.awaits_exit);
         } else if self.kernel.deny(pulse.id.tgid, slot) {
             self.resting.give_of(pulse.id, slot);
         } else {
-            self.resting.give(slot, true);
+            self.resting.give(slot, Some(pulse.id), true);
         }
     }
 
@@ -199,7 +204,7 @@ impl Watches {
         }
         self.rest();
         self.set_budgets();
-        self.leases.tick(now);
+        self.changed |= self.leases.tick(now);
     }
 
     /// Whether slots rest, so that [`Watches::rest`] should be called soon.

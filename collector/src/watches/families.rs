@@ -2,11 +2,10 @@
 //! processes count that find none of their own.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::{
-    Counters, ExitGuard, Family, Member, ProcessId, Slot, WatchError, WatchId, Watches, debug,
-    insert,
+    ExitGuard, Family, Member, ProcessId, Slot, WatchError, WatchId, Watches, debug, insert,
 };
 
 impl Watches {
@@ -23,6 +22,7 @@ impl Watches {
         let family = self.family_for(following)?;
         self.kernel.set_family(slot, family);
         self.table.change_family(slot, family);
+        self.changed = true;
         // Who was born until now was born into the family before, and is found
         // as a descendant.
         self.settle();
@@ -73,21 +73,12 @@ impl Watches {
                 watch.shared.push(Member::new(slot, baseline));
             }
         }
-        self.table.families.insert(
-            slot,
-            Family {
-                watches,
-                following,
-                children,
-                parents: 0,
-                guards: HashMap::new(),
-                idle: false,
-                rested: false,
-                reading: baseline,
-                sharers: 0,
-            },
-        );
+        self.table
+            .families
+            .insert(slot, Family::new(watches, following, children, baseline));
+        self.kernel.set_base(slot, baseline);
         self.set_budget(slot);
+        self.changed = true;
         Ok(slot)
     }
 
@@ -118,6 +109,7 @@ impl Watches {
         if before.is_none() {
             self.unlisted += 1;
         }
+        self.changed = true;
         debug!(
             pid = process.tgid,
             "a process counts without a slot of its own"
@@ -135,6 +127,7 @@ impl Watches {
     pub(super) fn sharer_exited(&mut self, process: ProcessId) {
         for (slot, family) in &mut self.table.families {
             if family.guards.remove(&process).is_some() {
+                self.changed = true;
                 self.kernel.unshare(process.tgid, *slot);
             }
         }
@@ -240,25 +233,19 @@ impl Watches {
             let others = family.children.filter(|children| *children != slot);
             self.table.leave_family(others);
         }
+        self.changed = true;
         self.resting.give_of_family(slot);
     }
 
     /// Puts slots that have rested where they are taken from again.
     pub(super) fn free(&mut self, slots: Vec<Slot>) {
         for slot in slots {
-            self.note_idle(slot);
+            let reading = self.kernel.read(slot);
+            self.kernel.set_base(slot, reading);
             self.kernel.give(slot);
             if self.reserve.len() < self.limits.max_watches as usize {
                 self.reserve.extend(self.kernel.take());
             }
         }
-    }
-
-    fn note_idle(&mut self, slot: Slot) {
-        let index = slot.0 as usize;
-        if self.idle_readings.len() <= index {
-            self.idle_readings.resize(index + 1, Counters::default());
-        }
-        self.idle_readings[index] = self.kernel.read(slot);
     }
 }

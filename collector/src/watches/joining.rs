@@ -136,21 +136,24 @@ impl Watches {
         let family = match self.family_for(following) {
             Ok(family) => family,
             Err(error) => {
-                self.resting.give(slot, false);
+                self.changed = true;
+                self.resting.give(slot, None, false);
                 return Err(error);
             }
         };
         // Before it is listed: from then on it counts.
         let baseline = self.kernel.read(slot);
+        self.kernel.set_base(slot, baseline);
+        self.changed = true;
         if let Err(error) = self.kernel.allow(process, slot, family) {
-            self.resting.give(slot, false);
+            self.resting.give(slot, None, false);
             return Err(error.into());
         }
         // From here on the entry is this process's, if the pid still was; and its
         // exit is noticed.
         if (listing.has_exited)() {
             let denied = self.kernel.deny(process.tgid, slot);
-            self.resting.give(slot, !denied);
+            self.resting.give(slot, Some(process), !denied);
             return Err(WatchError::Exited { pid: process.tgid });
         }
         if let Some(family) = shares {
@@ -197,6 +200,7 @@ impl Watches {
     pub(super) fn add_member(&mut self, id: WatchId, slot: Slot, baseline: Counters) {
         if let Some(watch) = self.watches.get_mut(&id) {
             watch.members.push(Member::new(slot, baseline));
+            self.changed = true;
         }
     }
 
@@ -206,13 +210,14 @@ impl Watches {
         if births.is_empty() {
             return;
         }
+        self.changed = true;
         for birth in births {
             self.born(birth);
         }
         self.set_budgets();
     }
 
-    fn born(&mut self, birth: Birth) {
+    pub(super) fn born(&mut self, birth: Birth) {
         let Birth {
             slot,
             process,
@@ -232,10 +237,10 @@ impl Watches {
         else {
             // The family ended while it was being born.
             let denied = self.kernel.deny(process.tgid, slot);
-            self.resting.give(slot, !denied);
+            self.resting.give(slot, Some(process), !denied);
             return;
         };
-        let baseline = self.idle_reading(slot);
+        let baseline = self.kernel.base(slot);
         self.table.insert(
             slot,
             Pulse::new(process, 0, baseline),
@@ -258,10 +263,5 @@ impl Watches {
         if has_exited {
             self.exited_in(slot);
         }
-    }
-
-    fn idle_reading(&self, slot: Slot) -> Counters {
-        let reading = self.idle_readings.get(slot.0 as usize);
-        reading.copied().unwrap_or_default()
     }
 }

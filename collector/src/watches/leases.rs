@@ -21,6 +21,8 @@ use super::WatchId;
 pub(crate) struct Hold(#[expect(dead_code, reason = "that it lives is what counts")] Arc<()>);
 
 struct Lease {
+    /// What was written down last: whether somebody held it.
+    was_held: bool,
     ttl: Duration,
     deadline: Instant,
     /// Cloned into holds.
@@ -46,13 +48,21 @@ pub(super) struct Leases {
     leases: HashMap<WatchId, Lease>,
     /// Every lease once, the first to run out first.
     queue: BTreeSet<(Instant, WatchId)>,
+    /// One was renewed that would have run out.
+    renewed: bool,
 }
 
 impl Leases {
     pub(super) fn begin(&mut self, id: WatchId, ttl: Duration, now: Instant) {
+        self.go_on(id, ttl, now + ttl);
+    }
+
+    /// Goes on with a lease that was kept.
+    pub(super) fn go_on(&mut self, id: WatchId, ttl: Duration, deadline: Instant) {
         let lease = Lease {
+            was_held: false,
             ttl,
-            deadline: now + ttl,
+            deadline,
             held: Arc::default(),
         };
         self.queue.insert((lease.deadline, id));
@@ -90,17 +100,37 @@ impl Leases {
         })
     }
 
-    /// Renews those that are held.
-    pub(super) fn tick(&mut self, now: Instant) {
-        let held = self.leases.iter().filter(|(_, lease)| lease.is_held());
-        for id in held.map(|(id, _)| *id).collect::<Vec<_>>() {
+    /// Which are held is written down now.
+    pub(super) fn note_written(&mut self) {
+        for lease in self.leases.values_mut() {
+            lease.was_held = lease.is_held();
+        }
+    }
+
+    /// Renews those that are held, and tells whether these are others than was
+    /// written down.
+    pub(super) fn tick(&mut self, now: Instant) -> bool {
+        let mut changed = false;
+        let mut held = Vec::new();
+        for (id, lease) in &self.leases {
+            let is_held = lease.is_held();
+            changed |= lease.was_held != is_held;
+            held.extend(is_held.then_some(*id));
+        }
+        for id in held {
             self.renew(id, now);
         }
+        changed
     }
 
     /// When to call [`Leases::expired`] next.
     pub(super) fn next(&self) -> Option<Instant> {
         self.queue.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Whether one was renewed that would have run out, since the last call.
+    pub(super) fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
     }
 
     /// Takes out the leases that have run out.
@@ -111,6 +141,7 @@ impl Leases {
         {
             if self.leases.get(&id).is_some_and(Lease::is_held) {
                 self.renew(id, now);
+                self.renewed = true;
             } else {
                 self.end(id);
                 expired.push(id);

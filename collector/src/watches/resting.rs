@@ -12,7 +12,7 @@ use crate::kernel::{ProcessId, Slot};
 
 struct Resting {
     slot: Slot,
-    /// Who may have it back.
+    /// Who had it; none: a family.
     process: Option<ProcessId>,
     awaits: Awaits,
 }
@@ -41,7 +41,7 @@ pub(super) struct RestingSlots {
 impl RestingSlots {
     /// For the slot of a process that is gone. `awaits_exit`: its exit is known, but
     /// the kernel has not marked the slot yet.
-    pub(super) fn give(&mut self, slot: Slot, awaits_exit: bool) {
+    pub(super) fn give(&mut self, slot: Slot, process: Option<ProcessId>, awaits_exit: bool) {
         let awaits = if awaits_exit {
             Awaits::Exit
         } else {
@@ -49,9 +49,15 @@ impl RestingSlots {
         };
         self.given.push(Resting {
             slot,
-            process: None,
+            process,
             awaits,
         });
+    }
+
+    /// The slots, and who had them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, Option<ProcessId>)> {
+        let all = self.given.iter().chain(&self.rested);
+        all.map(|resting| (resting.slot, resting.process))
     }
 
     /// For the slot of a family that has ended: a program may still be about to
@@ -99,7 +105,9 @@ impl RestingSlots {
                 self.given.push(resting);
                 continue;
             }
-            if let Some(process) = resting.process {
+            if let Some(process) = resting.process
+                && self.of_process.get(&process) == Some(&resting.slot)
+            {
                 self.of_process.remove(&process);
             }
             free.push(resting.slot);
@@ -121,9 +129,9 @@ mod tests {
     #[test]
     fn a_slot_rests_for_a_full_interval() {
         let mut resting = RestingSlots::default();
-        resting.give(Slot(2), false);
+        resting.give(Slot(2), None, false);
         assert!(resting.tick(|_, _| false).is_empty()); // the rest of an interval
-        resting.give(Slot(1), false);
+        resting.give(Slot(1), None, false);
         assert_eq!(resting.tick(|_, _| false), [Slot(2)]); // a full one
         assert_eq!(resting.tick(|_, _| false), [Slot(1)]);
         assert!(resting.tick(|_, _| false).is_empty());
@@ -150,7 +158,7 @@ mod tests {
     #[test]
     fn a_slot_that_the_kernel_is_about_to_mark_waits_for_the_mark() {
         let mut resting = RestingSlots::default();
-        resting.give(Slot(4), true);
+        resting.give(Slot(4), None, true);
         for _ in 0..5 {
             assert!(resting.tick(|_, _| false).is_empty());
         }

@@ -13,10 +13,10 @@ use crate::kernel::{Counters, ProcessId, Slot};
 
 /// The process that a watch's samples name, as of the last tick.
 pub(super) struct Main {
-    process: v1::Process,
+    pub(super) process: v1::Process,
     /// Which it is, and how many programs it had executed: only these change what
     /// is told about it.
-    as_of: (ProcessId, u32),
+    pub(super) as_of: (ProcessId, u32),
 }
 
 /// One watch's part of a tick, as it is being summed up.

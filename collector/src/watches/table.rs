@@ -76,6 +76,28 @@ pub(super) struct Family {
     pub(super) sharers: u32,
 }
 
+impl Family {
+    /// Nobody counts in it yet, or is known to.
+    pub(super) fn new(
+        watches: Vec<WatchId>,
+        following: Vec<WatchId>,
+        children: Option<Slot>,
+        reading: Counters,
+    ) -> Self {
+        Self {
+            watches,
+            following,
+            children,
+            parents: 0,
+            guards: HashMap::new(),
+            idle: false,
+            rested: false,
+            reading,
+            sharers: 0,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Table {
@@ -147,6 +169,14 @@ impl Table {
     pub(super) fn pulses_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Pulse)> {
         let pulses = self.pulses.iter_mut().zip(0..);
         pulses.filter_map(|(pulse, slot)| Some((Slot(slot), pulse.as_mut()?)))
+    }
+
+    /// All of it, in order of slot.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Pulse, &Process)> {
+        let both = self.pulses.iter().zip(&self.processes).zip(0..);
+        both.filter_map(|((pulse, process), slot)| {
+            Some((Slot(slot), pulse.as_ref()?, process.as_deref()?))
+        })
     }
 
     /// The family of exactly these watches, if there is one.

@@ -2,13 +2,16 @@
 
 use std::{mem::take, time::Duration};
 
+use super::keeping::nanoseconds;
 use super::*;
 use crate::{
-    kernel::{AllowError, KernelInfo, fake::FakeKernel, refusing::RefusingKernel},
+    keep::State,
+    kernel::{AllowError, KernelInfo, Mark, fake::FakeKernel, refusing::RefusingKernel},
     processes::{Processes as _, fake::FakeProcesses},
 };
 
 mod children;
+mod leases;
 mod model;
 mod races;
 
@@ -21,6 +24,10 @@ struct Bench {
     now: Instant,
     /// The samples of the last tick.
     used: Vec<v1::NetIoSample>,
+    limits: Limits,
+    start: Instant,
+    /// The state that was written down last.
+    saved: State,
 }
 
 impl Bench {
@@ -37,13 +44,46 @@ impl Bench {
 
     fn with_slots(limits: Limits, slots: u32) -> Self {
         let kernel = FakeKernel::new(slots);
+        let now = Instant::now();
         Self {
             watches: Watches::new(Box::new(kernel.clone()), limits),
             processes: FakeProcesses::default(),
             kernel,
-            now: Instant::now(),
+            now,
             used: Vec::new(),
+            limits,
+            start: now,
+            saved: State::default(),
         }
+    }
+
+    fn clocks(&self) -> Now {
+        Now {
+            monotonic: self.now,
+            boot: self.now - self.start,
+        }
+    }
+
+    /// Writes down what has changed, as the sampler does; tells whether anything has.
+    fn save(&mut self) -> bool {
+        let state = self.watches.changed_state(self.clocks());
+        let has_changed = state.is_some();
+        self.saved = state.unwrap_or_else(|| take(&mut self.saved));
+        has_changed
+    }
+
+    /// The collector is killed, and another one goes on.
+    fn kill(&mut self) {
+        let found = Watches::processes_of(&self.saved).into_iter();
+        let found = found.filter_map(|id| {
+            let found = self.processes.find(id.tgid).ok()?;
+            (found.id() == id).then_some((id, found))
+        });
+        let kernel = Box::new(self.kernel.clone());
+        let (found, now) = (found.collect(), self.clocks());
+        self.watches = Watches::go_on(kernel, self.limits, &self.saved, found, now);
+        self.used.clear();
+        self.save();
     }
 
     fn add(&mut self, pid: u32, owner: &str) -> Result<v1::Watch, WatchError> {
@@ -64,7 +104,10 @@ impl Bench {
         owner: &str,
     ) -> Result<WatchId, WatchError> {
         let new = NewWatch {
-            target: v1::Target::default(),
+            target: match selector {
+                Selector::Pid(pid) => v1::Target::pid(pid),
+                _ => v1::Target::default(),
+            },
             selector,
             follow,
             owner: owner.to_owned(),
@@ -85,12 +128,15 @@ impl Bench {
 
     fn tick(&mut self) -> Vec<v1::NetIoSample> {
         self.watches.read();
+        let boot = nanoseconds(self.clocks().boot);
+        self.watches.kernel().set_mark(Mark::Time, boot);
         let mut used = take(&mut self.used);
         // Nothing may stay of what they were, whosever they were.
         used.reverse();
         let samples = self.watches.diff(true, used);
         self.used.clone_from(&samples);
         self.watches.retire(self.now);
+        self.save();
         samples
     }
 
@@ -368,44 +414,6 @@ async fn a_process_that_executes_keeps_its_watch_and_changes_its_name() {
     let sample = bench.tick().remove(0);
     assert_eq!(bytes(&sample), [3, 3, 0, 0]);
     assert_eq!(sample.process.unwrap().name, "executed");
-}
-
-#[tokio::test]
-async fn a_lease_that_runs_out_ends_the_watch() {
-    let mut bench = Bench::new(8);
-    bench.processes.start(7, 1);
-    bench.add(7, "a").unwrap();
-    bench.add(7, "a").unwrap();
-    let held = bench
-        .watches
-        .hold(&["w-2".to_owned()], "a", false, bench.now)
-        .unwrap();
-    assert_eq!(held.len(), 1);
-    assert_eq!(bench.watches.next_expiry(), Some(bench.now + TTL));
-    assert_eq!(bench.watches.expire(bench.now + TTL), [WatchId(1)]);
-    drop(held);
-    assert_eq!(bench.allowed(), [7]);
-    assert_eq!(bench.watches.expire(bench.now + 2 * TTL), [WatchId(2)]);
-    assert!(bench.allowed().is_empty() && bench.tick().is_empty());
-}
-
-#[tokio::test]
-async fn leases_are_renewed_and_held_by_their_owner_only() {
-    let mut bench = Bench::new(8);
-    bench.processes.start(7, 1);
-    bench.add(7, "a").unwrap();
-    bench.add(7, "b").unwrap();
-    let both = ["w-1".to_owned(), "w-2".to_owned()];
-    let later = bench.now + TTL / 2;
-    let refused = bench.watches.renew(&both, "a", later).unwrap_err();
-    assert!(matches!(refused, WatchError::NotTheOwner { .. }));
-    // None was renewed; and a hold is on one's own alone.
-    let held = bench.watches.hold(&both, "b", false, bench.now).unwrap();
-    assert_eq!(held.len(), 1);
-    assert_eq!(bench.watches.expire(bench.now + TTL), [WatchId(1)]);
-    bench.watches.renew(&both[1..], "b", later).unwrap();
-    let unknown = bench.watches.renew(&both, "b", later).unwrap_err();
-    assert!(matches!(unknown, WatchError::NotFound { .. }));
 }
 
 #[tokio::test]

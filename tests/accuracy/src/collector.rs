@@ -13,7 +13,7 @@ use netio::v1::{
     CollectorInfo, GetCollectorInfoRequest, HookMode, NetIoSample, ProcessState, SubscribeRequest,
     SubscribeResponse, Target, UnwatchRequest, WatchRequest, unwatch_request,
 };
-use netio_collector::probe::{self, HookChoice, ProbeOptions};
+use netio_collector::probe::{self, HookChoice, Keeping, ProbeOptions};
 use netio_collector::{Listeners, Options, RunError};
 use netio_traffic::protocol::Bytes;
 use tokio::sync::watch;
@@ -76,6 +76,7 @@ impl Collector {
         let kernel = probe::attach(&ProbeOptions {
             hooks,
             limits: options.limits,
+            keeping: Keeping::Not("it is part of another program".to_owned()),
         });
         let mut listeners = Listeners::new();
         let memory = listeners.memory();

@@ -18,7 +18,7 @@ use aya::{
 use netio_collector::{
     Limits,
     bench::Registry,
-    probe::{self, HookChoice, ProbeOptions},
+    probe::{self, HookChoice, Keeping, ProbeOptions},
 };
 
 use crate::{
@@ -140,7 +140,11 @@ fn registry(size: u32, watches: u32) -> Result<Registry> {
         ..Limits::default()
     };
     let hooks = HookChoice::Auto;
-    let kernel = probe::attach(&ProbeOptions { hooks, limits });
+    let kernel = probe::attach(&ProbeOptions {
+        hooks,
+        limits,
+        keeping: Keeping::Not("it is part of another program".to_owned()),
+    });
     if kernel.info().programs.is_empty() {
         return Err(CannotRun("netio's probes do not attach".to_owned()).into());
     }

@@ -32,6 +32,7 @@ impl Service {
             .arg(format!("unix://{}", socket.display()))
             .args(["--interval", "100ms"])
             .env_remove("NETIO_CONFIG")
+            .env("NETIO_NO_PIN", "true")
             .env("NETIO_LOG", "error")
             .stdin(Stdio::null())
             .spawn()

@@ -57,6 +57,7 @@ pub(crate) fn message(time: Duration, sequence: u64, watches: u32) -> v1::Subscr
         instance: Some(v1::CollectorInstance {
             boot_id: "01234567-89ab-cdef-0123-456789abcdef".to_owned(),
             generation: u64::from(u32::MAX) * 1_000,
+            lineage: u64::from(u32::MAX) * 1_000,
         }),
         samples: (1..=watches)
             .map(|watch| sample(format!("w-{watch}"), sequence))

@@ -82,6 +82,8 @@ fn info() -> v1::CollectorInfo {
         }),
         probe_state: v1::ProbeState::Attached.into(),
         detach_when_idle: None,
+        durable: true,
+        not_durable_cause: String::new(),
     }
 }
 
@@ -97,6 +99,7 @@ hooks           fentry
 probes          attached
 received calls  calls
 children        can be followed
+if killed       the kernel counts on, and the next collector goes on with every watch
 interval        250ms
 missed ticks    5
 missed events   none
@@ -309,4 +312,19 @@ fn programs_get_numbers() {
             "resident_bytes": 12_582_912, "history_bytes": 204, "history_ticks": 205,
         })
     );
+}
+
+#[test]
+fn what_would_be_lost_is_said_with_its_cause() {
+    let info = v1::CollectorInfo {
+        durable: false,
+        not_durable_cause: "/x is in no BPF filesystem".to_owned(),
+        ..info()
+    };
+    assert_eq!(
+        if_killed(&info),
+        "watches and totals are lost: /x is in no BPF filesystem"
+    );
+    let shown = for_programs(&info, &Origin::InProcess);
+    assert_eq!(shown["durable"], false);
 }

@@ -144,6 +144,32 @@ async fn after_a_restart_the_watches_are_made_anew() {
 }
 
 #[tokio::test]
+async fn a_collector_that_goes_on_after_another_is_followed() {
+    let scene = Scene::new().await;
+    let order = Order {
+        count: Some(3),
+        ..one()
+    };
+    let collector = async {
+        scene.lose().await;
+        scene.collector.tick(&[waiting("w-1")]);
+        scene.collector.go_on();
+        scene.collector.tick(&[waiting("w-1")]);
+        scene.narrowed(&["w-1"]).await;
+        scene.collector.tick(&[waiting("w-1")]);
+    };
+    let shown = scene.through(&order, collector).await;
+    assert_eq!(shown.outcome, Ok(()));
+    assert_eq!(sequences(&shown), [1, 3, 4]);
+    let lines = parse(shown.lines.as_bytes());
+    assert_eq!(column(&lines, "skipped_ticks"), [0, 1, 0]);
+    assert!(!shown.notes.contains("begin anew"), "{}", shown.notes);
+    scene.collector.with(|state| {
+        assert_eq!(state.requests.len(), 1, "it lived all the time");
+    });
+}
+
+#[tokio::test]
 async fn a_process_that_a_restarted_collector_does_not_find_is_over() {
     let scene = Scene::new().await;
     let selector = netio::v1::target::Selector::Pid(7);

@@ -33,6 +33,8 @@ struct Expected {
     members: BTreeSet<ProcessId>,
     held: Option<Hold>,
     deadline: Instant,
+    /// The same, as far as it was written down.
+    kept: Instant,
     interval: u64,
     total: u64,
 }
@@ -47,6 +49,8 @@ struct Model {
     /// The slots that left the allow-list in this interval: late bytes may come.
     denied: BTreeSet<u32>,
     starts: u64,
+    /// Whether the collector is killed now and then.
+    is_killed: bool,
 }
 
 impl Model {
@@ -59,6 +63,7 @@ impl Model {
             running: BTreeMap::new(),
             denied: BTreeSet::new(),
             starts: 0,
+            is_killed: false,
         };
         for pid in 1..=PIDS {
             model.start(pid, 0);
@@ -91,7 +96,10 @@ impl Model {
     async fn step(&mut self) {
         let owner = OWNERS[self.random.below(3) as usize];
         let before = self.bench.kernel.with(|it| it.allowed.clone());
-        match self.random.below(16) {
+        let step = self.random.below(16);
+        let is_told = matches!(step, 0..=4 | 9 | 10);
+        match step {
+            _ if self.is_killed && self.random.below(8) == 0 => self.kill(),
             0..=2 => self.watch(owner),
             3 => self.unwatch(owner),
             4 => self.unwatch_pid(owner),
@@ -103,6 +111,12 @@ impl Model {
             11..=13 => self.traffic(),
             _ => self.tick(),
         }
+        // Births, exits and bytes are not written down before the next tick.
+        if is_told && self.bench.save() {
+            for it in self.watches.values_mut() {
+                it.kept = it.deadline;
+            }
+        }
         let after = self.bench.kernel.with(|it| it.allowed.clone());
         for (pid, slot) in before {
             if after.get(&pid) != Some(&slot) {
@@ -113,6 +127,16 @@ impl Model {
         let members = self.watches.values().flat_map(|it| &it.members);
         let watched: BTreeSet<_> = members.map(|it| it.tgid).collect();
         assert_eq!(after.into_keys().collect::<BTreeSet<_>>(), watched);
+    }
+
+    /// Holds are gone then, and so is what was not written down; the kernel's list is
+    /// as it was.
+    fn kill(&mut self) {
+        self.bench.kill();
+        for it in self.watches.values_mut() {
+            it.held = None;
+            it.deadline = it.kept;
+        }
     }
 
     fn watch(&mut self, owner: &'static str) {
@@ -159,6 +183,7 @@ impl Model {
             members,
             held: None,
             deadline: self.bench.now + TTL,
+            kept: self.bench.now + TTL,
             interval: 0,
             total: 0,
         };
@@ -340,14 +365,20 @@ impl Model {
             if it.held.is_some() {
                 it.deadline = self.bench.now + TTL;
             }
+            it.kept = it.deadline;
         }
         self.denied.clear();
     }
 }
 
 async fn run(limits: Limits) {
+    run_to_its_end(limits, false).await;
+}
+
+async fn run_to_its_end(limits: Limits, is_killed: bool) {
     for seed in 1..=20 {
         let mut model = Model::new(seed, limits);
+        model.is_killed = is_killed;
         for _ in 0..STEPS {
             model.step().await;
         }
@@ -371,4 +402,19 @@ async fn random_runs_past_the_limits_agree_with_the_model() {
         ..Limits::default()
     })
     .await;
+}
+
+#[tokio::test]
+async fn random_runs_of_collectors_that_are_killed_agree_with_the_model() {
+    let limits = Limits {
+        max_watches: 6,
+        max_processes: 100,
+        ..Limits::default()
+    };
+    run_to_its_end(limits, true).await;
+    let limits = Limits {
+        max_processes: 5,
+        ..limits
+    };
+    run_to_its_end(limits, true).await;
 }

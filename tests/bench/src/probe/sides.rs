@@ -10,7 +10,7 @@ use aya::{
 use netio_collector::{
     Limits,
     kernel::{Kernel, ProcessId, Slot},
-    probe::{self, HookChoice, ProbeOptions},
+    probe::{self, HookChoice, Keeping, ProbeOptions},
 };
 
 use crate::CannotRun;
@@ -132,7 +132,11 @@ pub(super) struct Ours {
 impl Ours {
     pub(super) fn attach(hooks: HookChoice) -> Result<Self> {
         let limits = Limits::default();
-        let kernel = probe::attach(&ProbeOptions { hooks, limits });
+        let kernel = probe::attach(&ProbeOptions {
+            hooks,
+            limits,
+            keeping: Keeping::Not("it is part of another program".to_owned()),
+        });
         let info = kernel.info();
         if info.programs.is_empty() {
             let causes: Vec<_> = info.attempts.iter().map(|it| it.cause.as_str()).collect();

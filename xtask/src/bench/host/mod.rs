@@ -181,6 +181,7 @@ fn beside(
                 .args(["--listen", &endpoint])
                 .args(settings)
                 .env_remove("NETIO_CONFIG")
+                .env("NETIO_NO_PIN", "true")
                 .env("NETIO_LOG", "warn")
                 .stdin(Stdio::null()),
         )?;
