@@ -250,8 +250,6 @@ impl Run {
         let selector = Some(netio::v1::unwatch_request::Selector::WatchId(id.clone()));
         let request = netio::v1::UnwatchRequest { selector };
         let answer = self.clients[asking].unwatch(request).await;
-        // Root, over the Unix socket, is an admin.
-        let may_end = asking == 0 || asking == self.watches[id].owner;
         if self.watches[id].members.is_empty() {
             // It ends by itself, now or soon.
             answer.ok();

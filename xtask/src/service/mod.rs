@@ -120,7 +120,14 @@ fn files(tree: &Tree) -> Result<Vec<(PathBuf, String)>> {
     }
     let users = tree.root().join("packaging/systemd/netio.sysusers.conf");
     files.push((users, "/etc/sysusers.d/netio.conf".to_owned()));
-    for program in ["systemctl", "systemd-sysusers", "setpriv"] {
+    let folder = tree.root().join("packaging/systemd/netio.tmpfiles.conf");
+    files.push((folder, "/etc/tmpfiles.d/netio.conf".to_owned()));
+    for program in [
+        "systemctl",
+        "systemd-sysusers",
+        "systemd-tmpfiles",
+        "setpriv",
+    ] {
         let found = find_command(program)
             .with_context(|| format!("{program} is missing; type `cargo xtask setup tests`"))?;
         files.push((found, format!("/usr/bin/{program}")));
