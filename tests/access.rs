@@ -167,7 +167,7 @@ impl User<'_> {
 }
 
 #[test]
-fn users_of_the_socket_have_what_they_are_granted() -> Result {
+fn fault_10_users_of_the_socket_have_what_they_are_granted() -> Result {
     const SOCKET: u32 = 54_321;
     const DBA: u32 = 54_322;
     if skip(support::lacks_kernel()) {
@@ -218,10 +218,18 @@ fn users_of_the_socket_have_what_they_are_granted() -> Result {
     let made = user.run(54_002, SOCKET, Some(DBA), &watch)?;
     assert!(made.status.success(), "{}", stderr(&made));
     // May connect, and nothing else.
-    refused(
-        user.run(54_003, SOCKET, None, &["list"])?,
-        &["ROLE_LACKING", "no role"],
-    );
+    for words in [
+        &["list"][..],
+        &["info"],
+        &["discover"],
+        &["unwatch", "w-1"],
+        &watch,
+    ] {
+        refused(
+            user.run(54_003, SOCKET, None, words)?,
+            &["ROLE_LACKING", "no role"],
+        );
+    }
     // May not even connect.
     refused(
         user.run(54_004, 54_999, None, &["list"])?,

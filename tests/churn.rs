@@ -65,7 +65,7 @@ impl Drop for Sleepers {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_thousand_calls_disturb_no_other_watch() -> Result {
+async fn fault_17_a_hundred_thousand_calls_disturb_no_other_watch() -> Result {
     if skip(support::lacks_kernel()) {
         return Ok(());
     }

@@ -22,8 +22,8 @@ use netio::v1::{
 };
 use rustix::process::Signal;
 use support::{
-    Collector, PATIENCE, Result, binary, listed, next_tick, reason, servers::free_address, signal,
-    skip, wait,
+    Collector, PATIENCE, Result, binary, listed, next_tick, puppets::Puppets, reason,
+    servers::free_address, signal, skip, wait,
 };
 use tonic::{Streaming, transport::Channel};
 
@@ -111,12 +111,21 @@ async fn attached(mut client: Client) -> Result<Client> {
 }
 
 #[tokio::test]
-async fn a_client_that_is_killed_leaves_nothing_behind() -> Result {
+async fn fault_11_a_client_that_is_killed_leaves_only_what_others_have() -> Result {
     if skip(support::lacks_kernel()) {
         return Ok(());
     }
-    let (collector, mut client) = collector().await?;
-    let pid = std::process::id().to_string();
+    let (collector, mut client, mut other) = two_owners(free_address()?).await?;
+    let mut puppets = Puppets::new()?;
+    let watched = puppets.start()?;
+    // Of the same process, by another owner, and as long-lived as its stream.
+    let theirs = WatchRequest {
+        target: Some(Target::pid(watched)),
+        ..leased(TTL)?
+    };
+    let theirs = support::request(&mut other, theirs).await?;
+    let mut their_ticks = subscribe(&mut other, &theirs).await?;
+    let pid = watched.to_string();
     let mut program = Command::new(binary("netio-client"))
         .args(["watch", "--pid", &pid, "--output", "json"])
         .args(["--endpoint", &collector.endpoint()])
@@ -129,9 +138,10 @@ async fn a_client_that_is_killed_leaves_nothing_behind() -> Result {
     let reader = std::thread::spawn(move || lines.count());
     let list = client.list_watches(ListWatchesRequest {}).await?;
     let watches = list.into_inner().watches;
-    let [watch] = watches.as_slice() else {
+    let [left, watch] = watches.as_slice() else {
         panic!("{watches:?}");
     };
+    assert_eq!(left.watch_id, theirs.watch_id);
     let lease = watch.lease.ok_or("its watch has no lease")?;
     let ttl = Duration::try_from(lease.ttl.ok_or("a lease without time")?)?;
     assert!(
@@ -155,6 +165,11 @@ async fn a_client_that_is_killed_leaves_nothing_behind() -> Result {
         killed.elapsed().as_secs_f64()
     );
     reader.join().map_err(|_| "the reader panicked")?;
+
+    // The other's watch goes on, and counts on.
+    puppets.send(watched, 4_321)?;
+    let sample = support::settled(&mut their_ticks).await?;
+    assert_eq!(sample.sent_bytes_total, 4_321);
     Ok(())
 }
 
@@ -254,7 +269,7 @@ async fn a_lease_is_from_a_second_to_what_the_limits_say() -> Result {
 }
 
 #[tokio::test]
-async fn a_watch_is_its_owners_alone() -> Result {
+async fn fault_11_a_watch_is_its_owners_alone() -> Result {
     if skip(support::lacks_kernel()) {
         return Ok(());
     }

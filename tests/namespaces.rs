@@ -3,9 +3,27 @@
 
 mod support;
 
-use std::process::Command;
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
 
-use support::{Result, binary, lacks_kernel, skip};
+use netio::v1::ListWatchesRequest;
+use support::{
+    Collector, PATIENCE, Result, binary, connection, lacks_kernel, servers::children, settled,
+    skip, subscribe, transfer, watch,
+};
+
+/// Killed when dropped, and with it what it has forked.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 fn elsewhere(arguments: &[&str]) -> Result<(bool, String)> {
     let output = Command::new("unshare")
@@ -19,7 +37,7 @@ fn elsewhere(arguments: &[&str]) -> Result<(bool, String)> {
 }
 
 #[test]
-fn in_another_pid_namespace_nothing_is_watched_and_it_says_why() -> Result {
+fn fault_14_in_another_pid_namespace_nothing_is_watched_and_it_says_why() -> Result {
     if skip(lacks_kernel()) {
         return Ok(());
     }
@@ -31,5 +49,58 @@ fn in_another_pid_namespace_nothing_is_watched_and_it_says_why() -> Result {
     let (ended_well, text) = elsewhere(&["doctor"])?;
     assert!(!ended_well, "{text}");
     assert!(text.contains("FAIL  pid namespace"), "{text}");
+    Ok(())
+}
+
+/// A pid is the host's, whoever names it and wherever it runs; what it is called in its
+/// own namespace is told beside it.
+#[tokio::test]
+async fn fault_14_a_pid_is_the_hosts_whoever_names_it() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = Collector::start(&[])?;
+    let mut client = collector.connect().await?;
+    // One that asks from within a container for "its" pid 1 has the host's.
+    let asked = Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc"])
+        .arg(binary("netio-client"))
+        .args(["watch", "--detach", "--pid", "1", "--endpoint"])
+        .arg(collector.endpoint())
+        .output()?;
+    assert!(asked.status.success(), "{asked:?}");
+    let list = client.list_watches(ListWatchesRequest {}).await?;
+    let watches = list.into_inner().watches;
+    let process = watches[0].processes.first().ok_or("no process")?;
+    assert_eq!((process.pid, process.container_pid), (1, 1));
+    let init = fs::read_to_string("/proc/1/comm")?;
+    assert_eq!(process.name, init.trim_end());
+
+    // A process within one is watched by the host's pid, and counted.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let send = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read; echo -n hello >&3; read");
+    let mut container = Killed(
+        Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "bash", "-c", &send])
+            .stdin(Stdio::piped())
+            .spawn()?,
+    );
+    let (mut from_within, _) = listener.accept()?;
+    let pid = children(container.0.id())?.pop().ok_or("no child")?;
+    let watch = watch(&mut client, pid).await?;
+    let process = watch.processes.first().ok_or("no process")?;
+    assert_eq!((process.pid, process.container_pid), (pid, 1));
+    let mut ticks = subscribe(&mut client, &watch).await?;
+    let mut orders = container.0.stdin.take().ok_or("no input")?;
+    std::io::Write::write_all(&mut orders, b"\n")?;
+    std::io::Read::read_exact(&mut from_within, &mut [0; 5])?;
+    let begin = Instant::now();
+    while settled(&mut ticks).await?.sent_bytes_total != 5 {
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    // What this process sends is not its.
+    transfer(&mut connection()?, 1_000)?;
+    assert_eq!(settled(&mut ticks).await?.sent_bytes_total, 5);
     Ok(())
 }

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use support::{
     Collector, PATIENCE, Result, binary,
     bpffs::bpffs,
-    connection, file, lacks_kernel, next_tick, request,
+    connection, file, lacks_kernel, next_tick, reason, request,
     service::{UID, lacks, open_folder, unit, unit_capabilities, with_capabilities},
     settled, skip, subscribe, transfer, unwatch, wait,
 };
@@ -102,7 +102,7 @@ async fn assert_it_counts(socket: &Path) -> Result {
 }
 
 #[tokio::test]
-async fn root_is_given_up_and_everything_works_without() -> Result {
+async fn fault_19_root_is_given_up_and_everything_works_without() -> Result {
     let _alone = ALONE.lock().await;
     if skip(lacks_kernel()) {
         return Ok(());
@@ -137,7 +137,7 @@ async fn privileges_are_kept_where_that_is_wished() -> Result {
 }
 
 #[tokio::test]
-async fn another_user_with_the_units_capabilities_counts_everything() -> Result {
+async fn fault_19_another_user_with_the_units_capabilities_counts_everything() -> Result {
     let _alone = ALONE.lock().await;
     if skip(lacks_kernel().or(lacks("setpriv"))) {
         return Ok(());
@@ -157,7 +157,7 @@ async fn another_user_with_the_units_capabilities_counts_everything() -> Result 
 }
 
 #[test]
-fn what_is_missing_is_told_at_the_start_and_by_doctor() -> Result {
+fn fault_19_what_is_missing_is_told_at_the_start_and_by_doctor() -> Result {
     if skip(lacks_kernel().or(lacks("setpriv"))) {
         return Ok(());
     }
@@ -185,6 +185,47 @@ fn what_is_missing_is_told_at_the_start_and_by_doctor() -> Result {
     Ok(())
 }
 
+/// One at a time: what is lost is what is said, and nothing else.
+#[tokio::test]
+async fn fault_19_each_missing_capability_is_told_and_costs_what_is_said() -> Result {
+    let _alone = ALONE.lock().await;
+    if skip(lacks_kernel().or(lacks("setpriv"))) {
+        return Ok(());
+    }
+    let all = unit("AmbientCapabilities")?.concat();
+    for missing in all.split(' ') {
+        let rest = all.split(' ').filter(|it| *it != missing);
+        let rest: Vec<_> = rest.map(str::to_owned).collect();
+        let folder = open_folder()?;
+        let log = folder.path().join("log");
+        let mut command = with_capabilities(&rest);
+        command.stderr(fs::File::create(&log)?);
+        let collector = Collector::start_command(command, folder)?;
+        let mut client = collector.connect().await?;
+        let by_pid = WatchRequest::new(Target::pid(std::process::id()));
+        if ["CAP_BPF", "CAP_PERFMON"].contains(&missing) {
+            let refused = client.watch(by_pid).await;
+            let code = refused.as_ref().err().map(tonic::Status::code);
+            assert_eq!(code, Some(tonic::Code::FailedPrecondition), "{missing}");
+            assert_eq!(reason(refused)?, "PROBES_NOT_ATTACHED", "{missing}");
+        } else {
+            let watch = request(&mut client, by_pid).await?;
+            let mut ticks = subscribe(&mut client, &watch).await?;
+            transfer(&mut connection()?, 4711)?;
+            assert_eq!(settled(&mut ticks).await?.sent_bytes_total, 4711);
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let by_port = Target::port(listener.local_addr()?.port());
+            let refused = client.watch(WatchRequest::new(by_port)).await;
+            assert_eq!(reason(refused)?, "PROCESS_NOT_FOUND", "{missing}");
+        }
+        let log = fs::read_to_string(&log)?;
+        let mut told = log.lines().filter(|line| line.contains("is missing"));
+        assert!(told.any(|line| line.contains(missing)), "{missing}: {log}");
+        assert!(told.next().is_none(), "{log}");
+    }
+    Ok(())
+}
+
 /// A service manager's socket.
 struct Manager {
     socket: UnixDatagram,
@@ -207,7 +248,7 @@ impl Manager {
 }
 
 #[tokio::test]
-async fn a_service_manager_hears_when_it_counts_and_that_it_lives() -> Result {
+async fn fault_24_a_service_manager_hears_when_it_counts_and_that_it_lives() -> Result {
     let _alone = ALONE.lock().await;
     if skip(lacks_kernel()) {
         return Ok(());

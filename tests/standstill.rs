@@ -22,7 +22,7 @@ const TRANSFER: usize = 1_013;
 const REST: Duration = Duration::from_millis(10);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_collector_counts_on_and_tells_the_true_interval() -> Result {
+async fn fault_23_a_stopped_collector_counts_on_and_tells_the_true_interval() -> Result {
     if skip(support::lacks_kernel()) {
         return Ok(());
     }

@@ -14,7 +14,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -29,6 +29,7 @@ mod newest;
 mod prepared;
 mod slower;
 mod subscription;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -40,6 +41,7 @@ pub(crate) use prepared::Prepared;
 use slower::Slower;
 use subscription::Replay;
 pub(crate) use subscription::Subscription;
+use sync::lock;
 use tick::Tick;
 
 /// Intervals other than the collector's own that are served at a time.
@@ -300,8 +302,4 @@ impl Hub {
             ..v1::OwnCost::default()
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

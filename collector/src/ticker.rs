@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wall_clock_step_does_no_harm() {
+    async fn fault_23_a_wall_clock_step_does_no_harm() {
         let clock = Arc::new(FakeClock::at(100 * HOUR));
         let mut ticker = Ticker::new(clock.clone(), SECOND);
         for step in 0..20 {

@@ -33,6 +33,7 @@ pub mod mariadb;
 pub mod mysql;
 pub mod postgres;
 pub mod puppets;
+pub mod raw_http2;
 pub mod redis;
 pub mod relay;
 pub mod servers;
@@ -176,6 +177,13 @@ impl Collector {
 
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident(&self) -> Result<u64> {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid()))?;
+        let pages = statm.split_whitespace().nth(1).ok_or("a strange statm")?;
+        Ok(pages.parse::<u64>()? * rustix::param::page_size() as u64)
     }
 
     /// What `--endpoint` takes.

@@ -18,6 +18,7 @@ mod lint;
 mod markers;
 mod service;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod tree;
@@ -84,6 +85,12 @@ enum Task {
     ///
     /// In guests, with the kernels named.
     Service(service::Selection),
+    /// Have a thousand clients come, stall, reset and leave, for half an hour
+    ///
+    /// As root. Ten clients that behave must not notice: they get every tick, and the
+    /// exact bytes of processes that send all the while; and the collector's memory
+    /// and descriptors must not grow.
+    Soak(soak::Selection),
     /// Build the programs that run in the kernel, and their manifest
     ///
     /// With --check the exit code is 0 when the fresh objects are byte for byte
@@ -189,6 +196,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             setup::setup(&tree, &purposes, dry_run)?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Soak(selection) => Ok(closing(&soak::soak(&tree, &selection))),
         Task::Test(skips) => Ok(closing(&test::test(&tree, &skips))),
     }
 }

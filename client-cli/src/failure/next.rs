@@ -101,12 +101,13 @@ pub(super) fn for_reason(reason: &str, origin: &Origin) -> String {
             "repeat the command with a --since that is later; netio-client info shows how far \
              the history goes back"
         }
-        "PROCESS_BUSY" => "repeat the command in a moment",
+        "PROCESS_BUSY" | "TOO_MANY_CALLS" | "REQUEST_TIMEOUT" | "DEADLINE_EXCEEDED" => {
+            "repeat the command in a moment"
+        }
         READER_STALLED => {
             "repeat the command, and let whatever reads its output go on reading; where readers \
              pause for long, start netio-collector with a longer --stall-timeout"
         }
-        "TOO_MANY_CALLS" | "REQUEST_TIMEOUT" => "repeat the command in a moment",
         SHUTTING_DOWN => "start netio-collector again, then repeat the command",
         "WATCH_NOT_FOUND" => "netio-client list shows the watches that there are",
         "NOT_THE_OWNER" => {
@@ -241,9 +242,11 @@ mod tests {
             "FAILED_PRECONDITION",
             "PERMISSION_DENIED",
             "OUT_OF_RANGE",
-            // What this client never leaves out.
+            "ENHANCE_YOUR_CALM",
+            // What this client never leaves out, or gets wrong.
             "TARGET_MISSING",
             "SELECTOR_MISSING",
+            "TIMEOUT_INVALID",
         ];
         let unknown = for_reason("SOMETHING_NEW", &origin);
         let reasons = reasons();

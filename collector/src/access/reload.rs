@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_renames_and_moved_links_are_noticed_once_they_stand() {
+    fn fault_18_writes_renames_and_moved_links_are_noticed_once_they_stand() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("1"), "1").unwrap();

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_path_is_found() {
+    fn fault_09_only_the_exact_path_is_found() {
         assert_eq!(
             entry("/netio.v1.NetIoService/Watch"),
             Some(("Watch", Role::Watch))

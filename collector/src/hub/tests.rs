@@ -7,6 +7,8 @@ use super::*;
 
 mod history;
 mod intervals;
+mod newest;
+mod newest_in_every_order;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -110,7 +112,7 @@ async fn nothing_comes_before_a_tick() {
 }
 
 #[tokio::test]
-async fn a_slow_subscriber_skips_and_another_misses_nothing() {
+async fn fault_02_a_slow_subscriber_skips_and_another_misses_nothing() {
     let hub = hub(8);
     let mut slow = subscribe(&hub);
     let mut quick = subscribe(&hub);
@@ -126,6 +128,27 @@ async fn a_slow_subscriber_skips_and_another_misses_nothing() {
     assert_eq!(next_two(&mut slow).await, (7, 0));
     assert_eq!(hub.cost().skipped_ticks, 4);
     assert_eq!(hub.cost().sent_messages, 9);
+}
+
+#[tokio::test]
+async fn fault_02_a_pause_of_thirty_ticks_is_told_as_thirty_with_exact_totals() {
+    let hub = hub(8);
+    let mut paused = subscribe(&hub);
+    let sent = |total| v1::NetIoSample {
+        watch_id: "w".to_owned(),
+        sent_bytes: 1_001,
+        sent_bytes_total: total,
+        ..v1::NetIoSample::default()
+    };
+    publish(&hub, 1, vec![sent(1_001)]);
+    assert_eq!(next(&mut paused).await.skipped_ticks, 0);
+    for sequence in 2..=32 {
+        publish(&hub, sequence, vec![sent(1_001 * sequence)]);
+    }
+    let after = next(&mut paused).await;
+    assert_eq!((after.sequence, after.skipped_ticks), (32, 30));
+    let of_it = after.samples.iter().find(|it| it.watch_id == "w").unwrap();
+    assert_eq!(of_it.sent_bytes_total, 32 * 1_001);
 }
 
 async fn late_totals(subscription: &mut Subscription) -> Vec<u64> {
@@ -179,7 +202,7 @@ async fn last_samples_are_kept_up_to_a_limit() {
 }
 
 #[tokio::test]
-async fn a_slow_subscriber_holds_one_tick_only() {
+async fn fault_01_a_stalled_reader_holds_one_tick_only() {
     let hub = hub(8);
     let slow = subscribe(&hub);
     publish(&hub, 1, vec![]);

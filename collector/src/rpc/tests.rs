@@ -87,7 +87,7 @@ async fn bad_targets_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_watches_are_refused() {
+async fn fault_12_too_many_watches_are_refused() {
     let rig = Rig::new(options(2));
     rig.processes.start(7, 1);
     let mut client = rig.client();
@@ -193,7 +193,7 @@ async fn bad_unwatches_are_refused() {
 
 // On the real clock: with a paused one, time would leap while the sockets work.
 #[tokio::test]
-async fn two_owners_have_their_own_watches() {
+async fn fault_11_two_owners_have_their_own_watches() {
     use unwatch_request::Selector::{Target, WatchId};
     let mut listeners = Listeners::new();
     let address = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -159,7 +159,7 @@ mod tests {
 
     /// On the real clock, with another thread than the one that hangs.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_sampler_that_hangs_is_not_serving_and_feeds_no_watchdog() {
+    async fn fault_24_a_sampler_that_hangs_is_not_serving_and_feeds_no_watchdog() {
         let watchdog = Duration::from_millis(400);
         let manager = Manager::new();
         let mut rig = Rig::new(Options {

@@ -77,7 +77,7 @@ async fn a_client_may_come_before_the_collector_runs() {
 }
 
 #[tokio::test]
-async fn open_streams_end_with_a_status_and_delay_no_stop() {
+async fn fault_04_open_streams_end_with_a_status_and_delay_no_stop() {
     let mut rig = Rig::new(Options::default());
     let request = v1::SubscribeRequest::default();
     let mut stream = rig.client().subscribe(request).await.unwrap().into_inner();
@@ -139,7 +139,7 @@ async fn every_stream_of_a_connection_gets_every_tick_and_the_end() {
 }
 
 #[tokio::test]
-async fn fault_04_mute_peers_and_stalled_readers_delay_no_stop() {
+async fn fault_04_mute_peers_and_stalled_readers_are_cut_off() {
     let folder = tempfile::tempdir().unwrap();
     let (path, mut listeners) = socket(folder.path());
     let address = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();

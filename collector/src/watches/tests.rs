@@ -217,7 +217,7 @@ async fn watches_of_one_process_share_a_slot_and_begin_at_zero_each() {
 }
 
 #[tokio::test]
-async fn only_own_watches_can_be_ended() {
+async fn fault_11_only_own_watches_can_be_ended() {
     let mut bench = Bench::new(8);
     bench.processes.start(7, 1);
     bench.processes.start(8, 1);
@@ -245,7 +245,7 @@ async fn only_own_watches_can_be_ended() {
 }
 
 #[tokio::test]
-async fn the_limit_holds_and_an_end_makes_room() {
+async fn fault_12_the_limit_holds_and_an_end_makes_room() {
     let mut bench = Bench::new(2);
     bench.processes.start(7, 1);
     bench.add(7, "a").unwrap();
@@ -282,7 +282,7 @@ async fn an_exit_is_sampled_once_with_the_last_bytes() {
 }
 
 #[tokio::test]
-async fn the_next_user_of_a_pid_is_a_process_of_its_own() {
+async fn fault_13_the_next_user_of_a_pid_is_a_process_of_its_own() {
     let mut bench = Bench::new(8);
     bench.processes.start(7, 1);
     bench.add(7, "a").unwrap();
@@ -306,7 +306,7 @@ async fn the_next_user_of_a_pid_is_a_process_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_ended_watch_leaves_a_pids_next_user_alone() {
+async fn fault_13_an_ended_watch_leaves_a_pids_next_user_alone() {
     let mut bench = Bench::new(8);
     bench.processes.start(7, 1);
     bench.add(7, "a").unwrap();
@@ -358,7 +358,7 @@ async fn a_process_may_have_its_resting_slot_back() {
 }
 
 #[tokio::test]
-async fn each_owner_has_a_limit_of_its_own() {
+async fn fault_12_each_owner_has_a_limit_of_its_own() {
     let mut bench = Bench::within(Limits {
         max_watches_per_owner: 2,
         ..Limits::default()
@@ -376,7 +376,7 @@ async fn each_owner_has_a_limit_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_limits_of_processes_refuse_a_watch_and_leave_the_rest_exact() {
+async fn fault_12_the_limits_of_processes_refuse_a_watch_and_leave_the_rest_exact() {
     let mut bench = Bench::within(Limits {
         max_processes: 2,
         max_processes_per_watch: 1,

@@ -18,8 +18,9 @@ use crate::command::lines;
 use crate::ebpf::{self, Comparison};
 use crate::fuzz;
 use crate::lint::lint;
-use crate::service::{self, service};
+use crate::service;
 use crate::setup::{Purpose, python, setup};
+use crate::soak;
 use crate::step::{Tally, step};
 use crate::tree::{Tree, is_root_user};
 use counted::Counter;
@@ -76,10 +77,11 @@ pub(crate) fn test(tree: &Tree, skips: &Skips) -> Tally {
         skips.skip_guest,
         "the systemd unit under systemd",
         &mut tally,
-        || service(tree, &service::Selection::default()),
+        || service::short(tree),
     );
     left_out(skips.skip_fuzz, "fuzzing", &mut tally, || fuzz::short(tree));
     tally.add(bench::short(tree));
+    tally.add(soak::short(tree));
     if let Some(object) = fresh {
         // Other bytes are another program: it must count as well as the shipped.
         println!("==> Once more with the programs that were just built from source");

@@ -105,7 +105,7 @@ fn reason(status: &Status) -> String {
 }
 
 #[tokio::test]
-async fn a_path_that_only_looks_like_a_method_is_refused() {
+async fn fault_09_a_path_that_only_looks_like_a_method_is_refused() {
     let rig = Rig::new(Options::default());
     let exact = "/netio.v1.NetIoService/ListWatches";
     assert_eq!(exact, format!("/{SERVICE_NAME}/ListWatches"));
@@ -196,7 +196,7 @@ async fn raw_watch(address: std::net::SocketAddr, path: &str) {
 }
 
 #[tokio::test]
-async fn a_raw_path_without_its_slash_watches_nothing() {
+async fn fault_09_a_raw_path_that_is_no_method_watches_nothing() {
     let mut listeners = Listeners::new();
     let address = listeners.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let rig = Rig::listening(Options::default(), listeners);
@@ -282,7 +282,7 @@ async fn unwatch(client: &mut Tenant, watch_id: &str) -> Result<Vec<String>, Sta
 }
 
 #[tokio::test]
-async fn one_tenant_cannot_end_anothers_watch_and_an_admin_can() {
+async fn fault_11_one_tenant_cannot_end_anothers_watch_and_an_admin_can() {
     let roles = [("a", Role::Watch), ("b", Role::Watch), ("c", Role::Admin)];
     let tenants = Tenants::new(&roles);
     tenants.rig.processes.start(7, 1);

@@ -115,7 +115,7 @@ impl Read {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wall_clock_that_steps_changes_no_interval() {
+async fn fault_23_a_wall_clock_that_steps_changes_no_interval() {
     for step in [0.2, 0.9, 1.0, 3600.7, 3.0 * 3600.0] {
         let step = Duration::from_secs_f64(step);
         for forward in [true, false] {
@@ -133,7 +133,7 @@ async fn a_wall_clock_that_steps_changes_no_interval() {
 
 /// The wall clock goes on by hours while the monotonic one stands still.
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_was_suspended_goes_on_where_it_was() {
+async fn fault_23_a_machine_that_was_suspended_goes_on_where_it_was() {
     for asleep in [HOUR / 3, 7 * HOUR + SECOND / 3] {
         let read = read(async |clock| clock.set(clock.wall() + asleep, 1.0)).await;
         let tick = read.disturbed();
@@ -146,7 +146,7 @@ async fn a_machine_that_was_suspended_goes_on_where_it_was() {
 
 /// Both clocks go on by hours while nothing runs.
 #[tokio::test(start_paused = true)]
-async fn a_virtual_machine_that_was_paused_tells_the_whole_time() {
+async fn fault_23_a_virtual_machine_that_was_paused_tells_the_whole_time() {
     let paused = 7 * HOUR + SECOND / 3;
     let read = read(async |_| advance(paused).await).await;
     let late = read.disturbed();

@@ -190,7 +190,7 @@ async fn a_certificate_is_known_by_its_name_and_may_what_it_is_granted() {
 }
 
 #[tokio::test]
-async fn who_has_no_certificate_is_asked_for_a_token_by_every_method() {
+async fn fault_10_who_has_no_certificate_is_asked_for_a_token_by_every_method() {
     let site = Site::new(&[("c", Role::Admin)], Some(Role::Watch));
     let mut unknown = Client::new(site.unknown().channel().await.unwrap());
     for (method, outcome) in every_method(&mut unknown).await {
@@ -204,7 +204,7 @@ async fn who_has_no_certificate_is_asked_for_a_token_by_every_method() {
 }
 
 #[tokio::test]
-async fn bad_certificates_are_refused_for_every_method_and_on_the_record() {
+async fn fault_10_bad_certificates_are_refused_for_every_method_and_on_the_record() {
     let (log, _guard) = Log::start();
     let site = Site::new(&[("c", Role::Admin)], None);
     let foreign = Ca::new("ca");
@@ -254,7 +254,7 @@ async fn stream(client: &mut Client) -> Streaming<v1::SubscribeResponse> {
 /// All ways of a new certificate: written in place, renamed over, and by a link that is
 /// moved. Whoever trusts only the old CA is refused then, and who has a stream keeps it.
 #[tokio::test]
-async fn changed_certificates_are_taken_into_use_and_cut_nothing() {
+async fn fault_18_changed_certificates_are_taken_into_use_and_cut_nothing() {
     let site = Site::new(&[("c", Role::Observe)], None);
     let mut client = site.client("c").await;
     let mut stream = stream(&mut client).await;
@@ -315,7 +315,7 @@ async fn changed_certificates_are_taken_into_use_and_cut_nothing() {
 }
 
 #[tokio::test]
-async fn files_of_no_use_are_told_once_and_leave_all_as_it_was() {
+async fn fault_18_files_of_no_use_are_told_once_and_leave_all_as_it_was() {
     let (log, _guard) = Log::start();
     let site = Site::new(&[("c", Role::Observe)], Some(Role::Observe));
     let good = site.with(&site.ca.client("c"), "c");

@@ -386,7 +386,7 @@ async fn run_to_its_end(limits: Limits, is_killed: bool) {
 }
 
 #[tokio::test]
-async fn random_runs_agree_with_the_model() {
+async fn fault_17_random_runs_agree_with_the_model() {
     run(Limits {
         max_watches: 6,
         ..Limits::default()
@@ -395,7 +395,7 @@ async fn random_runs_agree_with_the_model() {
 }
 
 #[tokio::test]
-async fn random_runs_past_the_limits_agree_with_the_model() {
+async fn fault_17_random_runs_past_the_limits_agree_with_the_model() {
     run(Limits {
         max_watches: 6,
         max_processes: 5,

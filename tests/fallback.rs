@@ -1,0 +1,134 @@
+//! Hooks that are not to be had: others count the same, and where there are none, that
+//! is said.
+
+mod support;
+
+use std::process::Command;
+
+use netio::v1::{GetCollectorInfoRequest, HookMode, SubscribeResponse, Target, WatchRequest};
+use support::{
+    Collector, Result, binary, connection, lacks_kernel, reason, request, settled, skip, subscribe,
+    transfer,
+};
+use tonic::{Code, Streaming};
+
+const BYTES: usize = 4_711;
+
+/// A collector that sees no BTF of the kernel; tracefs it sees, which not every machine
+/// mounts.
+fn without_btf(arguments: &[&str]) -> Result<Collector> {
+    const PREPARE: &str = "mount -t tmpfs none /sys/kernel/btf && \
+        { test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; } && \
+        exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", PREPARE]);
+    command.arg(binary("netio-collector")).args(arguments);
+    command.env("NETIO_LOG", "error");
+    Collector::start_command(command, tempfile::tempdir()?)
+}
+
+#[tokio::test]
+async fn fault_20_without_btf_bytes_are_exact_and_what_cannot_be_is_refused() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = without_btf(&[])?;
+    let mut client = collector.connect().await?;
+    let info = client.get_collector_info(GetCollectorInfoRequest {});
+    let info = info.await?.into_inner().info.ok_or("no info")?;
+    assert_eq!(info.hook_mode(), HookMode::Tracepoint);
+    assert!(!info.blind_spots.is_empty(), "what it misses is not told");
+
+    let own = Target::pid(std::process::id());
+    let watch = request(&mut client, WatchRequest::new(own.clone())).await?;
+    let mut ticks = subscribe(&mut client, &watch).await?;
+    let mut link = connection()?;
+    for round in 1..=20 {
+        transfer(&mut link, BYTES * round)?;
+    }
+    let sample = settled(&mut ticks).await?;
+    let truth = (BYTES * 210) as u64;
+    let counted = (sample.sent_bytes_total, sample.received_bytes_total);
+    assert_eq!(counted, (truth, truth));
+
+    let family = WatchRequest::new(own.following_children(true));
+    let refused = client.watch(family).await;
+    let code = refused.as_ref().err().map(tonic::Status::code);
+    assert_eq!(code, Some(Code::FailedPrecondition));
+    assert_eq!(reason(refused)?, "CHILDREN_NOT_FOLLOWED");
+    Ok(())
+}
+
+#[tokio::test]
+async fn fault_20_hooks_that_do_not_load_refuse_to_watch_and_say_why() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = without_btf(&["--hooks", "fentry"])?;
+    let mut client = collector.connect().await?;
+    let own = WatchRequest::new(Target::pid(std::process::id()));
+    let refused = client.watch(own).await;
+    let status = refused.as_ref().err().ok_or("it was not refused")?;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    for word in ["BTF", "CONFIG_DEBUG_INFO_BTF=y"] {
+        assert!(status.message().contains(word), "{status}");
+    }
+    assert_eq!(reason(refused)?, "PROBES_NOT_ATTACHED");
+    Ok(())
+}
+
+/// A collector in one mode, with a stream of its watch of this process.
+struct Counting {
+    mode: HookMode,
+    ticks: Streaming<SubscribeResponse>,
+    _collector: Collector,
+}
+
+/// None, and that is said, where this kernel does not have the mode; the kernels of the
+/// accuracy table have all.
+async fn counting(mode: HookMode, word: &str) -> Result<Option<Counting>> {
+    let collector = Collector::start(&["--hooks", word])?;
+    let mut client = collector.connect().await?;
+    let info = client.get_collector_info(GetCollectorInfoRequest {});
+    let info = info.await?.into_inner().info.ok_or("no info")?;
+    if info.hook_mode() == HookMode::Unspecified {
+        println!("{word}: not on this kernel: {:?}", info.attempts);
+        return Ok(None);
+    }
+    assert_eq!(info.hook_mode(), mode);
+    let own = WatchRequest::new(Target::pid(std::process::id()));
+    let watch = request(&mut client, own).await?;
+    Ok(Some(Counting {
+        mode,
+        ticks: subscribe(&mut client, &watch).await?,
+        _collector: collector,
+    }))
+}
+
+#[tokio::test]
+async fn fault_20_each_mode_that_attaches_counts_to_the_byte() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let mut all = Vec::new();
+    for (mode, word) in [
+        (HookMode::Tracepoint, "tracepoint"),
+        (HookMode::Fentry, "fentry"),
+        (HookMode::Kprobe, "kprobe"),
+    ] {
+        all.extend(counting(mode, word).await?);
+    }
+    // Which ones do is the kernel's affair; the accuracy table has kernels for all.
+    assert!(!all.is_empty(), "no mode attaches");
+    let mut link = connection()?;
+    for round in 1..=20 {
+        transfer(&mut link, BYTES * round)?;
+    }
+    let truth = (BYTES * 210) as u64;
+    for counting in &mut all {
+        let sample = settled(&mut counting.ticks).await?;
+        let counted = (sample.sent_bytes_total, sample.received_bytes_total);
+        assert_eq!(counted, (truth, truth), "{:?}", counting.mode);
+    }
+    Ok(())
+}
