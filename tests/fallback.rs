@@ -10,7 +10,11 @@ use support::{
     Collector, Result, binary, connection, lacks_kernel, reason, request, settled, skip, subscribe,
     transfer,
 };
+use tokio::sync::Mutex;
 use tonic::{Code, Streaming};
+
+/// One test at a time: what this process sends is counted.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 const BYTES: usize = 4_711;
 
@@ -29,6 +33,7 @@ fn without_btf(arguments: &[&str]) -> Result<Collector> {
 
 #[tokio::test]
 async fn fault_20_without_btf_bytes_are_exact_and_what_cannot_be_is_refused() -> Result {
+    let _alone = ALONE.lock().await;
     if skip(lacks_kernel()) {
         return Ok(());
     }
@@ -107,6 +112,7 @@ async fn counting(mode: HookMode, word: &str) -> Result<Option<Counting>> {
 
 #[tokio::test]
 async fn fault_20_each_mode_that_attaches_counts_to_the_byte() -> Result {
+    let _alone = ALONE.lock().await;
     if skip(lacks_kernel()) {
         return Ok(());
     }
