@@ -114,7 +114,6 @@ impl Generator {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -122,13 +121,18 @@ mod tests {
     fn program(script: &str) -> tempfile::TempPath {
         let file = tempfile::NamedTempFile::new().unwrap();
         let ready = r#"{"ready":true,"pid":7,"pids":[7,8]}"#;
-        std::fs::write(
-            file.path(),
-            format!("#!/bin/sh\necho '{ready}'\nread order\n{script}\n"),
-        )
-        .unwrap();
+        let text = format!("#!/bin/sh\necho '{ready}'\nread order\n{script}\n");
         let path = file.into_temp_path();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        // Another process writes a new file: what this one has open for writing, a fork of
+        // another test's would hold, and such a file cannot be executed.
+        std::fs::remove_file(&path).unwrap();
+        let written = std::process::Command::new("sh")
+            .args(["-c", r#"printf %s "$1" >"$0" && chmod 700 "$0""#])
+            .arg(&path)
+            .arg(text)
+            .status()
+            .unwrap();
+        assert!(written.success());
         path
     }
 
