@@ -67,7 +67,7 @@ async fn fault_01_a_hundred_clients_that_never_read_cost_little_and_delay_nobody
         let window = if number % 2 == 0 {
             1_000
         } else {
-            i32::MAX as u32
+            raw_http2::ALL
         };
         let subscriber = raw_http2::subscriber(window);
         if number % 4 < 2 {

@@ -10,24 +10,16 @@ use tonic_types::StatusExt as _;
 use super::{
     GROWTH, Steady, descriptors, memory, subscribers,
     support::{self, Collector, PATIENCE, Result, skip, subscribe},
-    wire::{DATA, END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, call, frame},
+    wire::{self, ALL, INITIAL_WINDOW_SIZE, Peer},
 };
-
-const SUBSCRIBE: &str = "/netio.v1.NetIoService/Subscribe";
-const INITIAL_WINDOW_SIZE: u16 = 4;
-/// An empty message.
-const EMPTY: &[u8] = &[0; 5];
 
 /// Streams of a connection whose peer takes everything by its windows, and reads nothing
 /// (CVE-2019-9517); or opens no window.
 fn never_reads(collector: &Collector, streams: u32, window: u32) -> Result<Peer> {
     let mut peer = Peer::connect(&collector.socket, &[(INITIAL_WINDOW_SIZE, window)])?;
-    let all = (i32::MAX as u32 - 65_535).to_be_bytes();
-    let mut frames = frame(WINDOW_UPDATE, 0, 0, &all);
+    let mut frames = wire::take_all();
     for number in 0..streams {
-        let stream = 2 * number + 1;
-        frames.extend(frame(HEADERS, END_HEADERS, stream, &call(SUBSCRIBE)));
-        frames.extend(frame(DATA, END_STREAM, stream, EMPTY));
+        frames.extend(wire::subscribe(2 * number + 1));
     }
     assert!(peer.send(&frames)?);
     Ok(peer)
@@ -53,11 +45,7 @@ async fn fault_01_readers_that_never_read_are_dropped_with_bounded_memory() -> R
     let (before, open) = (memory(&collector)?, descriptors(&collector)?);
     let mut peers = Vec::new();
     for connection in 0..CONNECTIONS {
-        let window = if connection % 2 == 0 {
-            i32::MAX as u32
-        } else {
-            1_000
-        };
+        let window = if connection % 2 == 0 { ALL } else { 1_000 };
         peers.push(never_reads(&collector, STREAMS, window)?);
     }
     let begin = Instant::now();

@@ -8,59 +8,13 @@ use std::{
 };
 
 use super::support::Result;
-
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const PRIORITY: u8 = 2;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-pub const WINDOW_UPDATE: u8 = 8;
-pub const CONTINUATION: u8 = 9;
-
-pub const ACK: u8 = 1;
-pub const END_STREAM: u8 = 1;
-pub const END_HEADERS: u8 = 4;
+pub use super::support::raw_http2::*;
 
 pub const PROTOCOL_ERROR: u32 = 1;
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// How long a read or a write may take.
 const TAKES: Duration = Duration::from_secs(10);
-
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short payload");
-    let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// A header that enters no table, with no Huffman code.
-pub fn header(name: &str, value: &str) -> Vec<u8> {
-    let mut block = vec![0];
-    for text in [name, value] {
-        block.push(u8::try_from(text.len()).expect("less than 127"));
-        block.extend(text.as_bytes());
-    }
-    block
-}
-
-/// The headers of a call.
-pub fn call(path: &str) -> Vec<u8> {
-    [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ]
-    .map(|(name, value)| header(name, value))
-    .concat()
-}
 
 /// A client's side of a connection.
 pub struct Peer(pub UnixStream);
@@ -77,7 +31,7 @@ impl Peer {
             payload.extend(value.to_be_bytes());
         }
         let mut peer = Self(stream);
-        let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let mut begin = PREFACE.to_vec();
         begin.extend(frame(SETTINGS, 0, 0, &payload));
         begin.extend(frame(SETTINGS, ACK, 0, &[]));
         peer.0.write_all(&begin)?;

@@ -23,7 +23,7 @@ mod peers;
 mod puppets;
 mod random;
 #[path = "../../support/raw_http2.rs"]
-#[allow(missing_docs, unreachable_pub)]
+#[allow(dead_code, missing_docs, unreachable_pub)]
 mod raw_http2;
 mod site;
 mod steady;
