@@ -8,6 +8,7 @@ use std::{
     io::Write as _,
     net::TcpStream,
     os::unix::net::UnixStream,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -48,7 +49,10 @@ async fn fault_01_a_hundred_clients_that_never_read_cost_little_and_delay_nobody
     let stall: u64 = env::var("NETIO_STALL_SECONDS").map_or(Ok(15), |it| it.parse())?;
     let address = free_address()?;
     // The history is full, and grows no more, before the memory is looked at.
-    let collector = on_tcp(address, &["--interval", "100ms", "--history", "2s"])?;
+    // Nor is anybody dropped before.
+    let quick = ["--interval", "100ms", "--history", "2s"];
+    let patient = ["--stall-timeout", "1h"];
+    let collector = on_tcp(address, &[&quick[..], &patient].concat())?;
     let mut client = collector.connect().await?;
     let mut watches = Vec::new();
     for _ in 0..WATCHES {
@@ -170,7 +174,9 @@ async fn fault_12_past_the_limits_watches_are_refused_and_the_others_count_on() 
     }
     let address = free_address()?;
     let limits = ["--max-watches", "8", "--max-watches-per-owner", "6"];
-    let collector = on_tcp(address, &[&["--interval", "100ms"], &limits[..]].concat())?;
+    // Each refusal would be a line.
+    let quick = ["--interval", "100ms", "--log", "error"];
+    let collector = on_tcp(address, &[&quick[..], &limits].concat())?;
     let mut client = collector.connect().await?;
     let mut other = NetIoServiceClient::connect(format!("http://{address}")).await?;
     let mut puppets = Puppets::new()?;
@@ -236,6 +242,12 @@ async fn fault_13_who_has_a_pid_next_inherits_nothing() -> Result {
         puppets.send(pid, 1_000 + round)?;
         puppets.exit(pid)?;
         // Its parent lets the pid go after an order.
+        let begin = Instant::now();
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            puppets.send(parent, 1)?;
+            assert!(begin.elapsed() < PATIENCE, "pid {pid} is not free");
+        }
+        // It is out of sight before it is free, which it is when the parent goes on.
         puppets.send(parent, 1)?;
         // Start times are told in steps of 10 ms.
         std::thread::sleep(Duration::from_millis(20));
