@@ -20,6 +20,8 @@ use crate::{PATIENCE, Result, binary, site::Site};
 
 /// So that the history is full, and grows no more, well within the first quarter.
 const HISTORY: &str = "5s";
+/// So that some of those that stall are dropped, and some are not.
+const STALL: &str = "3s";
 /// Lines of its log that are shown when something fails.
 const TAIL: usize = 20;
 
@@ -62,7 +64,7 @@ impl Collector {
             .args(["--grant", "watch cn=netio-client", "--history", HISTORY])
             // Another collector may have what is pinned.
             .arg("--no-pin")
-            .args(["--max-subscribers", "4096"])
+            .args(["--max-subscribers", "4096", "--stall-timeout", STALL])
             .env_remove("NETIO_CONFIG")
             .env("NETIO_LOG", "warn,audit=error")
             .stdin(Stdio::null())

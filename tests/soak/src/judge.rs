@@ -20,36 +20,38 @@ const FEW: usize = 4;
 /// What was seen of the collector.
 pub(crate) struct Samples {
     resident: Vec<u64>,
-    /// Before the first client.
-    pub(crate) baseline: usize,
+    descriptors: usize,
     most: usize,
-    now: usize,
+    /// Both before the first client.
+    first_resident: u64,
+    first_descriptors: usize,
 }
 
 impl Samples {
-    pub(crate) fn new(baseline: usize) -> Self {
+    pub(crate) fn new(resident: u64, descriptors: usize) -> Self {
         Self {
             resident: Vec::new(),
-            baseline,
-            most: baseline,
-            now: baseline,
+            descriptors,
+            most: descriptors,
+            first_resident: resident,
+            first_descriptors: descriptors,
         }
     }
 
     pub(crate) fn take(&mut self, resident: u64, descriptors: usize) {
         self.resident.push(resident);
         self.most = self.most.max(descriptors);
-        self.now = descriptors;
+        self.descriptors = descriptors;
     }
 
     /// Those that were open when all had left.
     pub(crate) fn left_open(&mut self, descriptors: usize) {
-        self.now = descriptors;
+        self.descriptors = descriptors;
     }
 
     /// Whether no more are open than before the first client.
     pub(crate) fn are_back(&self, descriptors: usize) -> bool {
-        descriptors <= self.baseline + FEW
+        descriptors <= self.first_descriptors + FEW
     }
 
     /// Fails unless all is as the module says, and there was a load at all.
@@ -63,19 +65,29 @@ impl Samples {
             )
             .into());
         }
-        if !self.are_back(self.now) {
+        if !self.are_back(self.descriptors) {
             return Err(format!(
                 "{} descriptors are open after all have left, {} were before",
-                self.now, self.baseline
+                self.descriptors, self.first_descriptors
             )
             .into());
         }
         // Most of them are connected at most times.
-        let least = self.baseline + clients as usize / 2;
+        let least = self.first_descriptors + clients as usize / 2;
         if self.most < least {
             return Err(format!("no load: {} descriptors at most", self.most).into());
         }
         Ok(())
+    }
+
+    /// The last look.
+    pub(crate) fn now(&self) -> String {
+        let resident = self.resident.last().copied().unwrap_or_default();
+        let descriptors = self.descriptors;
+        format!(
+            "{} resident, {descriptors} descriptors",
+            mebibytes(resident)
+        )
     }
 
     /// The medians of the second quarter and of the last.
@@ -97,21 +109,21 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
+/// All of it, in the end.
 impl fmt::Display for Samples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.resident.last().copied().unwrap_or_default();
-        write!(f, "{} resident, {} descriptors", mebibytes(last), self.now)?;
-        match self.quarters() {
-            Some((second, last)) => write!(
-                f,
-                " (quarters: {}, {}; at most {}, at first {})",
-                mebibytes(second),
-                mebibytes(last),
-                self.most,
-                self.baseline
-            ),
-            None => Ok(()),
-        }
+        let (second, last) = self.quarters().unwrap_or_default();
+        write!(
+            f,
+            "{} resident at first, {} in the second quarter, {} in the last; \
+             {} descriptors at first, {} at most, {} in the end",
+            mebibytes(self.first_resident),
+            mebibytes(second),
+            mebibytes(last),
+            self.first_descriptors,
+            self.most,
+            self.descriptors
+        )
     }
 }
 
@@ -122,7 +134,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn judged(resident: impl Iterator<Item = u64>, most: usize, last: usize) -> Result {
-        let mut samples = Samples::new(20);
+        let mut samples = Samples::new(30 * MIB, 20);
         for resident in resident {
             samples.take(resident, most);
         }

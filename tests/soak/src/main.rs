@@ -154,9 +154,10 @@ async fn load(
 ) -> Result<(Samples, steady::Told)> {
     let watches = site.watch_for_good(traffic.steady()).await?;
     traffic.begin();
+    // Before the clients that behave, too, who leave first.
+    let mut samples = Samples::new(collector.resident()?, collector.descriptors()?);
     let mut steady = Steady::start(site, &watches)?;
     steady.all_have_begun().await?;
-    let mut samples = Samples::new(collector.descriptors()?);
     let peers = Peers::start(arguments.clients, seed, site, traffic.short_lived());
 
     let begin = Instant::now();
@@ -172,8 +173,9 @@ async fn load(
         looks += 1;
         if looks % LOOKS_PER_LINE == 0 {
             println!(
-                "{:5} s: {samples}; {}",
+                "{:5} s: {}; {}",
                 begin.elapsed().as_secs(),
+                samples.now(),
                 peers.summary()
             );
         }

@@ -17,7 +17,7 @@ use crate::{Result, puppets::Puppets, random::Random};
 /// Processes that are watched all the while.
 const LONG_LIVED: usize = 4;
 /// The others that live at a time.
-const SHORT_LIVED: usize = 16;
+const SHORT_LIVED: usize = 64;
 /// Between two rounds, in each of which one of the others is born.
 const ROUND: Duration = Duration::from_millis(50);
 /// In one call.
