@@ -82,34 +82,38 @@ async fn fault_20_hooks_that_do_not_load_refuse_to_watch_and_say_why() -> Result
     Ok(())
 }
 
-/// A collector in one mode, with a stream of its watch of this process.
+/// A collector that counts in one way, with a stream of its watch of this process.
 struct Counting {
-    mode: HookMode,
+    way: &'static str,
     ticks: Streaming<SubscribeResponse>,
     _collector: Collector,
 }
 
 /// None, and that is said, where this kernel does not have the mode; the kernels of the
 /// accuracy table have all.
-async fn counting(mode: HookMode, word: &str) -> Result<Option<Counting>> {
-    let collector = Collector::start(&["--hooks", word])?;
+async fn counting(
+    collector: Collector,
+    mode: HookMode,
+    way: &'static str,
+) -> Result<Option<Counting>> {
     let mut client = collector.connect().await?;
     let info = client.get_collector_info(GetCollectorInfoRequest {});
     let info = info.await?.into_inner().info.ok_or("no info")?;
     if info.hook_mode() == HookMode::Unspecified {
-        println!("{word}: not on this kernel: {:?}", info.attempts);
+        println!("{way}: not on this kernel: {:?}", info.attempts);
         return Ok(None);
     }
     assert_eq!(info.hook_mode(), mode);
     let own = WatchRequest::new(Target::pid(std::process::id()));
     let watch = request(&mut client, own).await?;
     Ok(Some(Counting {
-        mode,
+        way,
         ticks: subscribe(&mut client, &watch).await?,
         _collector: collector,
     }))
 }
 
+/// Side by side, which without BTF counts by the tracepoints' records.
 #[tokio::test]
 async fn fault_20_each_mode_that_attaches_counts_to_the_byte() -> Result {
     let _alone = ALONE.lock().await;
@@ -117,13 +121,16 @@ async fn fault_20_each_mode_that_attaches_counts_to_the_byte() -> Result {
         return Ok(());
     }
     let mut all = Vec::new();
-    for (mode, word) in [
+    for (mode, way) in [
         (HookMode::Tracepoint, "tracepoint"),
         (HookMode::Fentry, "fentry"),
         (HookMode::Kprobe, "kprobe"),
     ] {
-        all.extend(counting(mode, word).await?);
+        let collector = Collector::start(&["--hooks", way])?;
+        all.extend(counting(collector, mode, way).await?);
     }
+    let blind = without_btf(&[])?;
+    all.extend(counting(blind, HookMode::Tracepoint, "tracepoint, no BTF").await?);
     // Which ones do is the kernel's affair; the accuracy table has kernels for all.
     assert!(!all.is_empty(), "no mode attaches");
     let mut link = connection()?;
@@ -134,7 +141,7 @@ async fn fault_20_each_mode_that_attaches_counts_to_the_byte() -> Result {
     for counting in &mut all {
         let sample = settled(&mut counting.ticks).await?;
         let counted = (sample.sent_bytes_total, sample.received_bytes_total);
-        assert_eq!(counted, (truth, truth), "{:?}", counting.mode);
+        assert_eq!(counted, (truth, truth), "{}", counting.way);
     }
     Ok(())
 }
