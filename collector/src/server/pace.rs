@@ -3,8 +3,9 @@
 //! h2 bounds what a peer can make it hold, but not how much work it makes: PING and
 //! SETTINGS are answered without end, WINDOW_UPDATE, PRIORITY and resets are followed. So
 //! the frames that come in are counted, whatever they are. A peer may send [`BURST`] at
-//! once, [`A_SECOND`] more each second, and [`FOR_AN_ANSWER`] more for each message or
-//! answer that it was sent: opening, reading and ending calls needs fewer than that.
+//! once, [`A_SECOND`] more each second, and for each message or answer that it was sent
+//! [`FOR_AN_ANSWER`] more and one for each [`BYTES_A_FRAME`], which it takes back room by:
+//! opening, reading and ending calls needs fewer than that.
 //!
 //! Takes the bytes that are read, before h2 sees them; produces whether that is exceeded.
 //! [`super::http2`] ends the connection then, and nothing more is read.
@@ -23,6 +24,9 @@ use std::{
 const BURST: u32 = 4096;
 const A_SECOND: u32 = 256;
 const FOR_AN_ANSWER: u32 = 8;
+/// Peers give back room for a stream and for the connection at the latest after half a
+/// window, or after each DATA frame, of up to 16 KiB.
+const BYTES_A_FRAME: usize = 4 * 1024;
 
 /// What every connection begins with (RFC 9113, 3.4), before the first frame.
 const PREFACE_BYTES: usize = 24;
@@ -34,15 +38,22 @@ pub(super) struct Pace(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Answers since it was looked at last.
-    answers: AtomicU32,
+    /// What answers since it was looked at last allow.
+    allowed: AtomicU32,
     is_exceeded: AtomicBool,
 }
 
 impl Pace {
-    /// The peer was sent a message, or the beginning of an answer.
-    pub(super) fn answered(&self) {
-        self.0.answers.fetch_add(1, Ordering::Relaxed);
+    /// The peer was sent a message of so many bytes, or the beginning of an answer.
+    pub(super) fn answered(&self, bytes: usize) {
+        // Answers are shorter than 4 GiB.
+        let more = u32::try_from(bytes / BYTES_A_FRAME).unwrap_or(u32::MAX);
+        let more = more.saturating_add(FOR_AN_ANSWER);
+        let sum = |allowed: u32| Some(allowed.saturating_add(more).min(BURST));
+        let _ = self
+            .0
+            .allowed
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum);
     }
 
     pub(super) fn is_exceeded(&self) -> bool {
@@ -120,10 +131,8 @@ impl Meter {
     }
 
     fn fill(&mut self, now: Instant) {
-        let answers = self.pace.0.answers.swap(0, Ordering::Relaxed);
-        self.left = self
-            .left
-            .saturating_add(answers.saturating_mul(FOR_AN_ANSWER));
+        let allowed = self.pace.0.allowed.swap(0, Ordering::Relaxed);
+        self.left = self.left.saturating_add(allowed);
         let seconds = now.saturating_duration_since(self.filled).as_secs();
         if seconds > 0 {
             let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
@@ -179,8 +188,10 @@ mod tests {
         // Each answer and each second gives more, up to what there was at first.
         let mut meter = begun();
         meter.read(&frames(BURST), begin);
-        meter.pace().answered();
+        meter.pace().answered(BYTES_A_FRAME - 1);
         meter.read(&frames(FOR_AN_ANSWER), begin);
+        meter.pace().answered(300 * BYTES_A_FRAME);
+        meter.read(&frames(FOR_AN_ANSWER + 300), begin);
         let second = begin + Duration::from_secs(1);
         meter.read(&frames(A_SECOND), second);
         assert!(!meter.pace().is_exceeded());

@@ -100,7 +100,7 @@ impl Call {
         let Ok(stream) = self.reply.send_response(head, is_end) else {
             return;
         };
-        self.pace.answered();
+        self.pace.answered(0);
         if !is_end {
             let sending = Sending::new(stream, self.rules.stall);
             self.stream(sending, pin!(body), deadline).await;
@@ -131,6 +131,7 @@ impl Call {
                 Ok(message) => message,
                 Err(frame) => return sending.end(frame.into_trailers().ok()),
             };
+            let bytes = message.len();
             let sent = tokio::select! {
                 biased;
                 sent = sending.send(message) => sent,
@@ -139,7 +140,7 @@ impl Call {
                 }
             };
             match sent {
-                Ok(()) => self.pace.answered(),
+                Ok(()) => self.pace.answered(bytes),
                 Err(Unsent::Closed) => return,
                 Err(Unsent::Stalled) => {
                     let stall = self.rules.stall;
