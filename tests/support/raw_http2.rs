@@ -20,6 +20,8 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const INITIAL_WINDOW_SIZE: u16 = 4;
 /// The largest window.
 pub const ALL: u32 = i32::MAX as u32;
+/// The method that streams.
+pub const SUBSCRIBE: &str = "/netio.v1.NetIoService/Subscribe";
 /// A gRPC message without a byte.
 pub const EMPTY: &[u8] = &[0; 5];
 
@@ -57,12 +59,19 @@ pub fn call(path: &str) -> Vec<u8> {
     .concat()
 }
 
-/// The frames of a call on a stream, which subscribes to everything.
-pub fn subscribe(stream: u32) -> Vec<u8> {
-    let headers = call("/netio.v1.NetIoService/Subscribe");
-    let mut frames = frame(HEADERS, END_HEADERS, stream, &headers);
-    frames.extend(frame(DATA, END_STREAM, stream, EMPTY));
+/// The frames of a call on a stream with this message, of less than 16 KiB.
+pub fn request(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
+    let mut data = vec![0];
+    data.extend((message.len() as u32).to_be_bytes());
+    data.extend(message);
+    let mut frames = frame(HEADERS, END_HEADERS, stream, &call(path));
+    frames.extend(frame(DATA, END_STREAM, stream, &data));
     frames
+}
+
+/// One that subscribes to everything.
+pub fn subscribe(stream: u32) -> Vec<u8> {
+    request(stream, SUBSCRIBE, &[])
 }
 
 /// Takes whatever comes on the connection, as far as its streams do.

@@ -5,6 +5,7 @@
 //! that makes no room is noticed after the time that it gets. A message up to [`WHOLE`]
 //! is sent when there is room for all of it, unless the peer's window is small, so that a
 //! reader that stalls can mostly be told by a status, which must not come amid a message.
+//! Streams that wait for that do not keep the connection's room from each other.
 #![forbid(unsafe_code)]
 
 use std::{future::poll_fn, time::Duration};
@@ -12,11 +13,15 @@ use std::{future::poll_fn, time::Duration};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::HeaderMap;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 /// Less than the windows that there are by default, all of which are of 64 KiB or more.
 const WHOLE: usize = 4 * 1024;
+
+/// So long a stream keeps a part of the room that it needs, at first and later.
+const HOLD: Duration = Duration::from_millis(20);
+const MAX_HOLD: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Sending {
@@ -58,7 +63,7 @@ impl Sending {
         let mut enough = message.len().min(WHOLE).min(self.window / 2).max(1);
         while !message.is_empty() {
             self.stream.reserve_capacity(message.len());
-            let room = self.room(enough).await?;
+            let room = self.room(enough, message.len()).await?;
             let part = message.split_to(room.min(message.len()));
             self.is_amid = !message.is_empty();
             let sent = self.stream.send_data(part, false);
@@ -68,18 +73,33 @@ impl Sending {
         Ok(())
     }
 
-    /// Waits until there is room for so many bytes.
-    async fn room(&mut self, enough: usize) -> Result<usize, Unsent> {
+    /// Waits until there is room for `enough` of the `wanted` bytes, which are reserved.
+    async fn room(&mut self, enough: usize, wanted: usize) -> Result<usize, Unsent> {
+        let mut most = 0;
+        let mut hold = HOLD;
+        let mut since = Instant::now();
         loop {
             let room = self.stream.capacity();
             if room >= enough {
                 return Ok(room);
             }
+            if room > most {
+                most = room;
+                since = Instant::now();
+            }
+            let left = self.stall.saturating_sub(since.elapsed());
             let more = poll_fn(|cx| self.stream.poll_capacity(cx));
-            match timeout(self.stall, more).await {
+            match timeout(if room > 0 { hold.min(left) } else { left }, more).await {
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(_)) | None) => return Err(Unsent::Closed),
-                Err(_) => return Err(Unsent::Stalled),
+                Err(_) if since.elapsed() >= self.stall => return Err(Unsent::Stalled),
+                // What it has of the connection's window lacks others, whose parts it may
+                // lack itself: first to them.
+                Err(_) => {
+                    self.stream.reserve_capacity(0);
+                    self.stream.reserve_capacity(wanted);
+                    hold = (2 * hold).min(MAX_HOLD);
+                }
             }
         }
     }

@@ -5,7 +5,11 @@ use std::{net::SocketAddr, time::Instant};
 use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, StatusCode};
 use netio::v1;
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::{Code, Status, Streaming, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
@@ -14,6 +18,10 @@ use crate::{
     Listeners, Options,
     server::rig::{Client, Rig, watch},
 };
+
+#[path = "../../../../tests/support/raw_http2.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod raw_http2;
 
 const PID: u32 = 7;
 const LIST: &str = "/netio.v1.NetIoService/ListWatches";
@@ -144,6 +152,73 @@ async fn who_reads_slowly_is_not_dropped() {
         skipped += stream.message().await.unwrap().unwrap().skipped_ticks;
     }
     assert!(skipped > 100, "{skipped}");
+}
+
+/// Streams that wait for room on their connection hold what they have of it already, which
+/// must not keep it from all of them.
+#[tokio::test]
+async fn streams_with_messages_of_all_sizes_leave_a_small_connection_to_each_other() {
+    const WATCHES: u32 = 60;
+    const STREAMS: u32 = 240;
+    let (rig, address) = impatient(|_, options| {
+        options.interval = Options::MIN_INTERVAL;
+        options.limits.stall_timeout = Duration::from_secs(2);
+    });
+    let mut ids = Vec::new();
+    for pid in 100..100 + WATCHES {
+        rig.processes.start(pid, 1);
+        ids.push(watch(&mut rig.client(), pid).await);
+    }
+    let update = |stream, bytes: u32| {
+        raw_http2::frame(raw_http2::WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
+    };
+    let mut sent = raw_http2::PREFACE.to_vec();
+    sent.extend(raw_http2::frame(raw_http2::SETTINGS, 0, 0, &[]));
+    // Room for all at first, so that their windows can be told from the connection's.
+    let mut spare = 1_000_000;
+    sent.extend(update(0, spare));
+    for number in 0..STREAMS {
+        // Small messages take all the room, which comes back in small parts, for each of
+        // which a large one waits.
+        let wanted = if number < 180 { 12 } else { ids.len() };
+        let wanted = ids[..wanted].to_vec();
+        let message = v1::SubscribeRequest::new(wanted).encode_to_vec();
+        let stream = 2 * number + 1;
+        sent.extend(raw_http2::request(stream, raw_http2::SUBSCRIBE, &message));
+    }
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(&sent).await.unwrap();
+    // Later the room is what there is by default, 65,535 bytes, and is given back at once.
+    let (mut messages, begin) = (0, Instant::now());
+    while begin.elapsed() < Duration::from_secs(6) {
+        let (kind, flags, stream, payload) = timeout(MOMENTS, next_frame(&mut socket))
+            .await
+            .expect("nothing is sent any more");
+        let is_last = kind == raw_http2::RST_STREAM || flags & raw_http2::END_STREAM != 0;
+        assert!(stream == 0 || !is_last, "stream {stream} ends: {kind}");
+        if kind == raw_http2::DATA && payload > 0 {
+            messages += 1;
+            let mut updates = update(stream, payload);
+            if spare >= payload {
+                spare -= payload;
+            } else {
+                updates.extend(update(0, payload));
+            }
+            socket.write_all(&updates).await.unwrap();
+        }
+    }
+    assert!(messages > 20 * STREAMS, "{messages}");
+}
+
+/// The next frame's kind, flags, stream and length.
+async fn next_frame(socket: &mut TcpStream) -> (u8, u8, u32, u32) {
+    let mut head = [0; 9];
+    socket.read_exact(&mut head).await.unwrap();
+    let [a, b, c, kind, flags, stream @ ..] = head;
+    let length = u32::from_be_bytes([0, a, b, c]);
+    let mut payload = vec![0; length as usize];
+    socket.read_exact(&mut payload).await.unwrap();
+    (kind, flags, u32::from_be_bytes(stream), length)
 }
 
 /// A collector on loopback TCP that is impatient.
@@ -310,9 +385,7 @@ async fn a_peer_that_has_gone_is_noticed() {
     let mut live = raw(address).await;
     let mut mute = TcpStream::connect(address).await.unwrap();
     let preface_and_settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    tokio::io::AsyncWriteExt::write_all(&mut mute, preface_and_settings)
-        .await
-        .unwrap();
+    mute.write_all(preface_and_settings).await.unwrap();
     let begin = Instant::now();
     let mut sent = Vec::new();
     let read = timeout(MOMENTS, mute.read_to_end(&mut sent)).await;
