@@ -5,14 +5,16 @@ mod support;
 
 use std::{
     env, fs,
-    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::Instant,
 };
 
-use support::{Collector, PATIENCE, Result, binary, skip};
+use support::{
+    Collector, PATIENCE, Result, binary, copy_program, servers::free_address, skip,
+    without_netio_variables,
+};
 
 /// Ended when dropped.
 struct Ended(Child);
@@ -24,10 +26,6 @@ impl Drop for Ended {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
 /// A command as it was told, with the programs of this build.
 fn shell(line: &str) -> Result<Command> {
     let programs = binary("netio-client");
@@ -36,15 +34,10 @@ fn shell(line: &str) -> Result<Command> {
     let mut command = Command::new("sh");
     // Replaced by the program, so that it is what is ended.
     command.arg("-c").arg(format!("exec {}", line.trim()));
+    without_netio_variables(&mut command);
     command.env("PATH", path).env("NETIO_LOG", "warn");
-    for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("NETIO_CLIENT_") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .env_remove("NETIO_ENDPOINT")
-        .env_remove("NETIO_CONFIG");
+    // Beside the host's own collector.
+    command.env("NETIO_NO_PIN", "true");
     command.stdin(Stdio::null());
     Ok(command)
 }
@@ -162,7 +155,9 @@ impl User<'_> {
         };
         command.arg(self.client).args(words);
         command.args(["--endpoint", self.endpoint]);
-        Ok(command.stdin(Stdio::null()).output()?)
+        Ok(without_netio_variables(&mut command)
+            .stdin(Stdio::null())
+            .output()?)
     }
 }
 
@@ -177,7 +172,7 @@ fn fault_10_users_of_the_socket_have_what_they_are_granted() -> Result {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let client = folder.path().join("netio-client");
-    fs::copy(binary("netio-client"), &client)?;
+    copy_program(&binary("netio-client"), &client)?;
     let endpoint = format!("unix://{}/netio.sock", folder.path().display());
     let _collector = Collector::start(&[
         "--listen",

@@ -15,12 +15,13 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    Collector, PATIENCE, Result, binary, connection, lacks_kernel, signal, skip, transfer, wait,
+    Collector, PATIENCE, Result, binary, connection, copy_program, lacks_kernel, program, signal,
+    skip, transfer, wait, without_netio_variables,
 };
 
 fn client(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary("netio-client"));
-    command.args(arguments).env_remove("NETIO_ENDPOINT");
+    let mut command = program("netio-client");
+    command.args(arguments);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -151,12 +152,11 @@ fn without_privileges_it_says_so_once_and_what_to_do() -> Result {
     // Where the tests are built others may not look.
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
-    let program = directory.path().join("netio-client");
-    fs::copy(binary("netio-client"), &program)?;
+    let copy = directory.path().join("netio-client");
+    copy_program(&binary("netio-client"), &copy)?;
     let pid = std::process::id().to_string();
-    let output = Command::new(&program)
+    let output = without_netio_variables(&mut Command::new(&copy))
         .args(["watch", "--pid", &pid])
-        .env_remove("NETIO_ENDPOINT")
         .current_dir("/")
         .uid(65_534)
         .gid(65_534)

@@ -16,6 +16,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -26,8 +27,8 @@ use netio::v1::{
     WatchRequest, net_io_service_client::NetIoServiceClient,
 };
 use support::{
-    Collector, PATIENCE, Result, connection, listed, settled, skip, subscribe, transfer, unwatch,
-    watch,
+    Collector, PATIENCE, Result, connection, copy_program, listed, settled, skip, subscribe,
+    transfer, unwatch, watch,
 };
 use tonic::transport::Channel;
 
@@ -79,7 +80,7 @@ async fn a_rule_that_waits_keeps_them_and_hears_of_its_process() -> Result {
 
     let folder = tempfile::tempdir()?;
     let program = folder.path().join(NAME);
-    fs::copy("/bin/sleep", &program)?;
+    copy_program(Path::new("/bin/sleep"), &program)?;
     let started = Instant::now();
     let mut process = Command::new(&program).arg("60").spawn()?;
     let joined = async {

@@ -5,8 +5,7 @@
 mod support;
 
 use std::{
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread::sleep,
@@ -18,7 +17,9 @@ use netio::{
     v1::{Target, UnwatchRequest, WatchRequest, unwatch_request::Selector},
 };
 use serde_json::Value;
-use support::{Collector, PATIENCE, Result, binary, lacks_kernel, skip};
+use support::{
+    Collector, PATIENCE, Result, binary, copy_program, lacks_kernel, output, program, skip,
+};
 use tempfile::TempDir;
 use tonic_types::StatusExt as _;
 
@@ -41,10 +42,7 @@ impl Hostile {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join("a\u{202e}b").join("redis-server");
         fs::create_dir(program.parent().ok_or("no parent")?)?;
-        // By another process: what this one has open for writing, a fork of another
-        // test's would hold, and such a file cannot be executed.
-        let copied = Command::new("cp").arg("/bin/sh").arg(&program).status()?;
-        assert!(copied.success());
+        copy_program(Path::new("/bin/sh"), &program)?;
         let rename = format!("printf '{COMM}' >/proc/$$/comm; echo; read line");
         let process = Command::new(&program)
             .args(["-c", &rename])
@@ -84,28 +82,18 @@ impl Drop for Hostile {
 /// A collector that logs much, to a file.
 fn logging(folder: &Path, format: &str) -> Result<(Collector, PathBuf)> {
     let log = folder.join(format!("{format}.log"));
-    let script = folder.join(format!("collector-{format}"));
-    let text = format!(
-        "#!/bin/sh\nexec '{}' \"$@\" 2>'{}'\n",
-        binary("netio-collector").display(),
-        log.display()
-    );
-    fs::write(&script, text)?;
-    fs::set_permissions(&script, Permissions::from_mode(0o700))?;
-    let log_much = [
-        "--log",
-        "info,netio_collector=debug",
-        "--log-format",
-        format,
-    ];
-    let arguments = [&log_much[..], &["--interval", "200ms"]].concat();
-    let collector = Collector::start_program(&script, &arguments)?;
+    let mut command = Command::new(binary("netio-collector"));
+    command
+        .args(["--log", "info,netio_collector=debug"])
+        .args(["--log-format", format, "--interval", "200ms"])
+        .stderr(File::create(&log)?);
+    let collector = Collector::start_command(command, tempfile::tempdir()?)?;
     Ok((collector, log))
 }
 
 fn client(arguments: &[&str], endpoint: Option<&str>) -> Result<Output> {
-    let mut command = Command::new(binary("netio-client"));
-    command.args(arguments).env_remove("NETIO_ENDPOINT");
+    let mut command = program("netio-client");
+    command.args(arguments);
     command.args(endpoint.into_iter().flat_map(|it| ["--endpoint", it]));
     Ok(command.stdin(Stdio::null()).output()?)
 }
@@ -240,15 +228,12 @@ fn fault_21_hostile_settings_are_quoted_harmlessly() -> Result {
         "lease = '\u{202e}'\n".to_owned(),
     ] {
         fs::write(file.path(), &text)?;
-        let output = Command::new(binary("netio-collector"))
-            .arg("--config")
-            .arg(file.path())
-            .output()?;
+        let output = output(program("netio-collector").arg("--config").arg(file.path()))?;
         assert_eq!(output.status.code(), Some(2));
         let told = assert_fit(&text, &output.stderr)?;
         assert!(told.contains(&file.path().display().to_string()), "{told}");
     }
-    for (name, program) in [
+    for (name, of) in [
         ("NETIO_CONFIG", "netio-collector"),
         ("NETIO_LEASE", "netio-collector"),
         ("NETIO_ENDPOINT", "netio-client"),
@@ -257,10 +242,10 @@ fn fault_21_hostile_settings_are_quoted_harmlessly() -> Result {
             format!("/nowhere/{hostile}"),
             format!("unix:///nowhere/{hostile}\n"),
         ] {
-            let mut command = Command::new(binary(program));
-            command.env_remove("NETIO_CONFIG").env(name, &value);
-            command.args((program == "netio-client").then_some("list"));
-            let output = command.output()?;
+            let mut command = program(of);
+            command.env(name, &value);
+            command.args((of == "netio-client").then_some("list"));
+            let output = output(&mut command)?;
             assert!(!output.status.success(), "{name}");
             let told = assert_fit(name, &output.stderr)?;
             assert!(told.contains("/nowhere/"), "{told}");

@@ -11,7 +11,7 @@ mod support;
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,7 @@ use netio::v1::{
 };
 use rustix::process::Signal;
 use support::{
-    Collector, PATIENCE, Result, binary, listed, next_tick, puppets::Puppets, reason,
+    Collector, PATIENCE, Result, listed, next_tick, program, puppets::Puppets, reason,
     servers::free_address, signal, skip, wait,
 };
 use tonic::{Streaming, transport::Channel};
@@ -126,7 +126,7 @@ async fn fault_11_a_client_that_is_killed_leaves_only_what_others_have() -> Resu
     let theirs = support::request(&mut other, theirs).await?;
     let mut their_ticks = subscribe(&mut other, &theirs).await?;
     let pid = watched.to_string();
-    let mut program = Command::new(binary("netio-client"))
+    let mut program = program("netio-client")
         .args(["watch", "--pid", &pid, "--output", "json"])
         .args(["--endpoint", &collector.endpoint()])
         .stdin(Stdio::null())

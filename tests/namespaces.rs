@@ -12,7 +12,7 @@ use std::{
 use netio::v1::ListWatchesRequest;
 use support::{
     Collector, PATIENCE, Result, binary, connection, lacks_kernel, servers::children, settled,
-    skip, subscribe, transfer, watch,
+    skip, subscribe, transfer, watch, without_netio_variables,
 };
 
 /// Killed when dropped, and with it what it has forked.
@@ -26,11 +26,10 @@ impl Drop for Killed {
 }
 
 fn elsewhere(arguments: &[&str]) -> Result<(bool, String)> {
-    let output = Command::new("unshare")
+    let output = without_netio_variables(&mut Command::new("unshare"))
         .args(["--pid", "--fork", "--mount-proc"])
         .arg(binary("netio-client"))
         .args(arguments)
-        .env_remove("NETIO_ENDPOINT")
         .output()?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.success(), String::from_utf8(text)?))
@@ -62,7 +61,7 @@ async fn fault_14_a_pid_is_the_hosts_whoever_names_it() -> Result {
     let collector = Collector::start(&[])?;
     let mut client = collector.connect().await?;
     // One that asks from within a container for "its" pid 1 has the host's.
-    let asked = Command::new("unshare")
+    let asked = without_netio_variables(&mut Command::new("unshare"))
         .args(["--pid", "--fork", "--mount-proc"])
         .arg(binary("netio-client"))
         .args(["watch", "--detach", "--pid", "1", "--endpoint"])

@@ -6,13 +6,12 @@ mod support;
 use std::{
     fs,
     os::unix::{fs::MetadataExt as _, net::UnixStream},
-    process::{Command, Stdio},
 };
 
 use support::{
-    Collector, Result, binary,
+    Collector, Result,
     bpffs::{Client, INTERVAL, are_loaded, bpffs, info, uninstall, wait_until_gone},
-    lacks_kernel, skip,
+    lacks_kernel, output, program, skip,
 };
 
 #[tokio::test]
@@ -36,11 +35,7 @@ async fn fault_26_a_dead_collectors_socket_is_replaced_and_a_live_ones_is_not() 
     let _second = Collector::start(&["--listen", &address])?;
     serves().await?;
     let before = fs::metadata(&path)?;
-    let third = Command::new(binary("netio-collector"))
-        .args(["--no-pin", "--listen", &address])
-        .env_remove("NETIO_CONFIG")
-        .stdin(Stdio::null())
-        .output()?;
+    let third = output(program("netio-collector").args(["--no-pin", "--listen", &address]))?;
     let told = String::from_utf8_lossy(&third.stderr);
     assert!(!third.status.success());
     assert!(told.contains("another collector"), "{told}");
@@ -55,11 +50,12 @@ async fn fault_26_a_second_collector_is_refused_and_what_is_left_can_be_removed(
     let mut client = collector.connect().await?;
     let before = info(&mut client).await?;
     let socket = tempfile::tempdir()?;
-    let second = Command::new(binary("netio-collector"))
+    let mut second = program("netio-collector");
+    second
         .arg("--listen")
         .arg(format!("unix://{}/sock", socket.path().display()))
-        .args(bpffs.arguments())
-        .output()?;
+        .args(bpffs.arguments());
+    let second = output(&mut second)?;
     let told = String::from_utf8_lossy(&second.stderr);
     assert!(!second.status.success());
     assert!(

@@ -9,7 +9,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::net::{UnixDatagram, UnixStream},
     path::Path,
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -23,7 +23,7 @@ use support::{
     bpffs::bpffs,
     connection, file, lacks_kernel, next_tick, reason, request,
     service::{UID, lacks, open_folder, unit, unit_capabilities, with_capabilities},
-    settled, skip, subscribe, transfer, unwatch, wait,
+    settled, skip, subscribe, transfer, unwatch, wait, without_netio_variables,
 };
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -285,6 +285,16 @@ async fn fault_24_a_service_manager_hears_when_it_counts_and_that_it_lives() -> 
     }
 }
 
+/// Killed when dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[tokio::test]
 async fn sockets_that_are_handed_over_are_served_and_left() -> Result {
     let _alone = ALONE.lock().await;
@@ -295,16 +305,15 @@ async fn sockets_that_are_handed_over_are_served_and_left() -> Result {
     let path = folder.path().join("handed.sock");
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let address = format!("127.0.0.1:{port}");
-    let mut collector = Command::new("systemd-socket-activate")
+    let mut activate = Command::new("systemd-socket-activate");
+    activate
         .arg("--listen")
         .arg(&path)
         .args(["--listen", &address])
         .arg(binary("netio-collector"))
         .arg("--no-pin")
-        .env_remove("NETIO_LISTEN")
-        .env_remove("NETIO_CONFIG")
-        .stdin(Stdio::null())
-        .spawn()?;
+        .stdin(Stdio::null());
+    let mut collector = Killed(without_netio_variables(&mut activate).spawn()?);
     let begin = Instant::now();
     while UnixStream::connect(&path).is_err() {
         assert!(begin.elapsed() < PATIENCE, "nobody listens");
@@ -324,8 +333,8 @@ async fn sockets_that_are_handed_over_are_served_and_left() -> Result {
         let mut ticks = subscribe(&mut client, &watch).await?;
         assert_eq!(next_tick(&mut ticks).await?.samples.len(), 1);
     }
-    support::signal(&collector, rustix::process::Signal::TERM)?;
-    assert!(wait(&mut collector, PATIENCE)?.success());
+    support::signal(&collector.0, Signal::TERM)?;
+    assert!(wait(&mut collector.0, PATIENCE)?.success());
     assert!(path.exists(), "the manager's file is not ours to remove");
     assert!(TcpStream::connect(address).is_err());
     Ok(())
@@ -363,7 +372,8 @@ fn the_unit_is_sound_and_exposes_little() -> Result {
         .find(|line| line.contains("Overall exposure level"));
     let level = line.and_then(|line| line.split(": ").nth(1)?.split(' ').next());
     let level: f64 = level.ok_or("no level")?.parse()?;
-    assert!(level < 2.5, "{level}: {said}");
+    // As the README says.
+    assert!(level <= 2.2, "{level}: {said}");
     Ok(())
 }
 

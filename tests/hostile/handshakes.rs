@@ -2,9 +2,8 @@
 
 use std::{
     io::Write as _,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::fd::AsFd as _,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     GROWTH, Steady, descriptors, memory,
-    support::{self, Collector, Result, binary, skip},
+    support::{self, Collector, Result, program, servers::free_address, skip},
 };
 
 /// The first bytes of a ClientHello, and no more.
@@ -33,14 +32,14 @@ struct Site {
 impl Site {
     fn start() -> Result<Self> {
         let certs = tempfile::tempdir()?;
-        let made = Command::new(binary("netio-collector"))
+        let made = program("netio-collector")
             .args(["certs", "init"])
             .arg(certs.path())
             .args(["--host", "127.0.0.1"])
             .output()?;
         assert!(made.status.success(), "{made:?}");
         let at = |name: &str| certs.path().join(name).display().to_string();
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         let listen = format!("tls://{address}");
         let collector = Collector::start(&[
             "--interval=100ms",

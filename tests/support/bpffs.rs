@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -17,7 +17,7 @@ use netio::v1::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::{Collector, PATIENCE, Result, binary, lacks_kernel, next_tick, skip};
+use super::{Collector, PATIENCE, Result, lacks_kernel, next_tick, output, program, skip};
 
 pub type Client = NetIoServiceClient<Channel>;
 
@@ -145,10 +145,5 @@ pub fn standing(pid: u32) -> WatchRequest {
 }
 
 pub fn uninstall(arguments: &[String]) -> Result<std::process::Output> {
-    let mut command = Command::new(binary("netio-collector"));
-    command
-        .arg("uninstall")
-        .args(arguments)
-        .stdin(Stdio::null());
-    Ok(command.env_remove("NETIO_CONFIG").output()?)
+    output(program("netio-collector").arg("uninstall").args(arguments))
 }

@@ -6,13 +6,15 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used)]
 
 use std::{
+    collections::BTreeSet,
     env,
     error::Error,
+    ffi::OsString,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::OnceLock,
     time::{Duration, Instant, SystemTime},
 };
@@ -113,6 +115,35 @@ fn build(packages: &[&str], release: bool) {
     );
 }
 
+/// Makes a program's child not influenced by the variables of whoever runs the tests;
+/// what the test itself has set for it stays.
+pub fn without_netio_variables(command: &mut Command) -> &mut Command {
+    let own: BTreeSet<OsString> = command.get_envs().map(|it| it.0.to_owned()).collect();
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("NETIO_") && !own.contains(&name) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// One of the workspace's programs, as it runs without any variable of ours.
+pub fn program(name: &str) -> Command {
+    let mut command = Command::new(binary(name));
+    without_netio_variables(&mut command);
+    command
+}
+
+/// Copies a program to where it is to be run. By another process: what this one has open
+/// for writing, a fork of another test's would hold, and such a file cannot be executed.
+pub fn copy_program(from: &Path, to: &Path) -> Result {
+    let copied = Command::new("cp").arg("-p").args([from, to]).status()?;
+    if !copied.success() {
+        return Err(format!("{} is not copied: {copied}", from.display()).into());
+    }
+    Ok(())
+}
+
 /// A `netio-collector` process on a Unix socket of its own; ended when dropped.
 pub struct Collector {
     process: Child,
@@ -138,8 +169,8 @@ impl Collector {
         command
             .arg("--listen")
             .arg(format!("unix://{}", socket.display()))
-            .env_remove("NETIO_CONFIG")
             .stdin(Stdio::null());
+        without_netio_variables(&mut command);
         if !command.get_args().any(|it| it == "--pin-path") {
             // Tests run side by side, and beside the host's own collector.
             command.env("NETIO_NO_PIN", "true");
@@ -229,6 +260,23 @@ impl Drop for Collector {
 pub fn signal(process: &Child, signal: rustix::process::Signal) -> Result {
     let pid = rustix::process::Pid::from_child(process);
     Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// Runs a program to its end, which must come soon: it is killed otherwise. It must not
+/// say more than a pipe holds.
+pub fn output(command: &mut Command) -> Result<Output> {
+    command.stdin(Stdio::null());
+    let mut process = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let ended = wait(&mut process, PATIENCE);
+    if ended.is_err() {
+        process.kill()?;
+    }
+    let output = process.wait_with_output()?;
+    ended.map_err(|error| format!("{command:?}: {error}; {output:?}"))?;
+    Ok(output)
 }
 
 /// Waits for a process to end, but not forever.

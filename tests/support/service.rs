@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Result, binary, file};
+use super::{Result, binary, file, without_netio_variables};
 
 /// Nobody in particular.
 pub const UID: &str = "65534";
@@ -59,7 +59,7 @@ pub fn with_capabilities(capabilities: &[String]) -> Command {
         command.args([set, &list]);
     }
     command.arg("--").arg(binary("netio-collector"));
-    command.env_remove("NETIO_CONFIG").env("NETIO_LOG", "info");
+    without_netio_variables(&mut command).env("NETIO_LOG", "info");
     command.stdin(Stdio::null());
     command
 }
