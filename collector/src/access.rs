@@ -116,6 +116,13 @@ pub(crate) struct Standing {
     is_anonymous: bool,
 }
 
+impl Standing {
+    /// Whether the connection itself proves or is allowed something.
+    pub(crate) fn is_proof(&self) -> bool {
+        !self.is_anonymous || self.role.is_some()
+    }
+}
+
 /// Who calls, and may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
@@ -269,9 +276,8 @@ impl Access {
                 &named
             }
         };
-        let unknown = standing.is_anonymous && standing.role.is_none();
         let (method, needed) = match table::entry(path) {
-            _ if unknown => return Err(Refusal::Unknown),
+            _ if !standing.is_proof() => return Err(Refusal::Unknown),
             None => return Err(Refusal::Method),
             Some(entry) => entry,
         };

@@ -45,6 +45,7 @@ mod http2;
 mod io;
 mod listen;
 mod pace;
+mod proof;
 #[cfg(test)]
 pub(crate) mod rig;
 mod rouse;

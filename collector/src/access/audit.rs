@@ -51,7 +51,7 @@ impl Refusals {
 
 impl Audit {
     /// A call begins; what comes of it is told by [`Entry::end`], or by dropping it if
-    /// the caller leaves before.
+    /// the caller or the collector leaves before.
     pub(crate) fn begin<'a>(
         &'a self,
         caller: &'a Caller,
@@ -109,7 +109,7 @@ impl Entry<'_> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            self.write("unknown: the caller left before the answer");
+            self.write("unknown: no answer was given");
         }
     }
 }

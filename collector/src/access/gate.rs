@@ -1,8 +1,8 @@
 //! Lets requests through to the services, or not.
 //!
 //! A layer around all of them, reflection and health included. Takes requests with the
-//! connection's [`Peer`]; those that it lets through have a [`Caller`] besides, and no
-//! authorization header any more.
+//! connection's [`Peer`]; those that it lets through have a [`Caller`] besides, as their
+//! answers have, and no authorization header any more.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -57,8 +57,13 @@ where
         match self.admit(&request) {
             Ok(caller) => {
                 request.headers_mut().remove(AUTHORIZATION);
-                request.extensions_mut().insert(caller);
-                Box::pin(self.inner.call(request))
+                request.extensions_mut().insert(caller.clone());
+                let answer = self.inner.call(request);
+                Box::pin(async {
+                    let mut answer = answer.await?;
+                    answer.extensions_mut().insert(caller);
+                    Ok(answer)
+                })
             }
             Err(status) => Box::pin(ready(Ok(status.into_http()))),
         }
@@ -78,6 +83,7 @@ impl<S> Gate<S> {
         let standing = &peer.standing;
         let admitted =
             token(request.headers()).and_then(|token| self.access.admit(path, standing, token));
+        let admitted = admitted.inspect(|_| peer.proof.give());
         admitted.map_err(|refusal| {
             let who = match &refusal {
                 Refusal::Role { owner, .. } => owner.clone(),

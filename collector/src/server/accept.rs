@@ -2,7 +2,8 @@
 //!
 //! Takes [`Listeners`], produces a stream of connections. Promises: no more of a kind
 //! are open at once than are allowed (more wait in the kernel's queue);
-//! listeners of one kind cannot take the places of another; no error of
+//! listeners of one kind cannot take the places of another; over TLS, peers that have
+//! proved nothing yet ([`super::proof`]) take no more than half of them; no error of
 //! accepting ends the loop or makes it spin.
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ use tracing::{info, warn};
 use super::{
     io::Io,
     listen::{Listeners, MemoryListener},
+    proof::Proof,
     tls::{Tls, handshakes::Handshakes},
     transport::Transport,
     unix::SocketFile,
@@ -103,6 +105,8 @@ pub(super) async fn tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr
 pub(super) struct Admission {
     pub(super) access: Arc<Access>,
     places: Arc<Semaphore>,
+    /// Those of peers that have not proved who they are.
+    unproven: Arc<Semaphore>,
     /// What a peer gets for its TLS handshake.
     pub(super) preface: Duration,
     /// A connection whose peer takes nothing for so long is closed.
@@ -113,8 +117,17 @@ pub(super) struct Admission {
 impl Admission {
     /// Waits for a place. `None` when there are no more.
     pub(super) async fn admit(&self, transport: Transport, origin: &Origin) -> Option<Io> {
+        let standing = self.access.standing(origin);
+        let proof = match standing.is_proof() {
+            true => Proof::given(),
+            false => {
+                let unproven = Arc::clone(&self.unproven);
+                Proof::lacking(Some(unproven.acquire_owned().await.ok()?))
+            }
+        };
         let place = self.place().await?;
-        Some(self.admit_to(place, transport, origin))
+        let cut = self.cut.child_token();
+        Some(Io::new(transport, standing, proof, cut, place))
     }
 
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
@@ -123,7 +136,12 @@ impl Admission {
 
     fn admit_to(&self, place: OwnedSemaphorePermit, transport: Transport, origin: &Origin) -> Io {
         let standing = self.access.standing(origin);
-        Io::new(transport, standing, self.cut.child_token(), place)
+        // Whoever is on this host can take all places of its listeners in other ways.
+        let proof = match standing.is_proof() {
+            true => Proof::given(),
+            false => Proof::lacking(None),
+        };
+        Io::new(transport, standing, proof, self.cut.child_token(), place)
     }
 }
 
@@ -192,6 +210,7 @@ impl Accepted {
         let kind = |places: usize| Admission {
             access: Arc::clone(access),
             places: Arc::new(Semaphore::new(places)),
+            unproven: Arc::new(Semaphore::new(places.div_ceil(2))),
             preface: listeners.patience.preface,
             stall,
             cut: cut.clone(),

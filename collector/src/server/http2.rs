@@ -3,7 +3,8 @@
 //! Takes accepted connections and the services, produces the answers of calls, each in a
 //! task of its own. Promises, of each connection: it begins to speak within
 //! [`Patience::preface`]; a peer that has gone is noticed within [`Patience::keepalive`]
-//! and [`Patience::pong`]; one that sends more than it is answered ([`super::pace`]), or
+//! and [`Patience::pong`]; one that has not proved who it is ([`super::proof`]) within
+//! [`Patience::request`] is sent away; one that sends more than it is answered ([`super::pace`]), or
 //! that h2 finds out flooding, is told so by GOAWAY and closed. No more calls are open
 //! than [`MAX_STREAMS`] on a connection and [`Rules::max_calls`] in all.
 #![forbid(unsafe_code)]
@@ -23,7 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tower::Service;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{accept::Accepted, io::Io, pace::Pace};
 use crate::rpc;
@@ -60,7 +61,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) struct Patience {
     /// To shake hands by TLS, and then to begin to speak.
     pub(super) preface: Duration,
-    /// To send a request, and the collector to begin its answer.
+    /// To send a request, and the collector to begin its answer; to prove who it is, where
+    /// the connection does not.
     pub(super) request: Duration,
     /// Between two questions whether they are still there.
     pub(super) keepalive: Duration,
@@ -160,11 +162,24 @@ where
         let mut gone = pin!(has_gone(pings, self.rules.patience));
         let mut stopping = pin!(self.stop.cancelled());
         let mut is_stopping = false;
+        let mut proof = pin!(sleep(self.rules.patience.request));
+        let mut is_unproven = !peer.proof.is_given();
         loop {
             let event = tokio::select! {
                 biased;
                 event = next(&mut connection, &pace) => event,
-                () = &mut gone => return debug!("the peer does not answer any more"),
+                () = &mut gone => {
+                    let owner = peer.standing.owner.as_str();
+                    return info!(owner, "closed the connection of a peer that does not answer");
+                }
+                () = &mut proof, if is_unproven => {
+                    is_unproven = false;
+                    if !peer.proof.is_given() {
+                        debug!("the peer has not proved who it is");
+                        return send_away(connection, Reason::NO_ERROR).await;
+                    }
+                    continue;
+                }
                 () = &mut stopping, if !is_stopping => {
                     is_stopping = true;
                     connection.graceful_shutdown();
@@ -178,10 +193,7 @@ where
                 }
                 Event::Flood => {
                     debug!("the peer sends too many frames");
-                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    let told = poll_fn(|cx| connection.poll_closed(cx));
-                    let _ = timeout(LAST_WORDS, told).await;
-                    return;
+                    return send_away(connection, Reason::ENHANCE_YOUR_CALM).await;
                 }
                 Event::Closed => return,
             }
@@ -214,6 +226,13 @@ fn builder() -> Builder {
         .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
         .max_local_error_reset_streams(Some(MAX_MISTAKES));
     builder
+}
+
+/// Tells the peer why, and closes.
+async fn send_away(mut connection: Connection<Io, Bytes>, why: Reason) {
+    connection.abrupt_shutdown(why);
+    let told = poll_fn(|cx| connection.poll_closed(cx));
+    let _ = timeout(LAST_WORDS, told).await;
 }
 
 /// The next call. Polling it is what moves the connection, its streams included.

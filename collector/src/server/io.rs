@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     cork::{Cork, OpenStreams},
     pace::{Meter, Pace},
+    proof::Proof,
     transport::Transport,
 };
 use crate::access::Standing;
@@ -32,6 +33,7 @@ use crate::access::Standing;
 pub(crate) struct Peer {
     /// What the connection itself tells of it.
     pub(crate) standing: Arc<Standing>,
+    pub(crate) proof: Arc<Proof>,
     /// The connection's streams.
     pub(crate) connection: OpenStreams,
 }
@@ -40,6 +42,7 @@ pub(crate) struct Peer {
 pub(super) struct Io {
     transport: Cork<Transport>,
     standing: Arc<Standing>,
+    proof: Arc<Proof>,
     cut: CancellationToken,
     /// Wakes the connection's task when `cut` is cancelled.
     when_cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -53,12 +56,14 @@ impl Io {
     pub(super) fn new(
         transport: Transport,
         standing: Standing,
+        proof: Proof,
         cut: CancellationToken,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             transport: Cork::new(transport, OpenStreams::default()),
             standing: Arc::new(standing),
+            proof: Arc::new(proof),
             when_cut: Box::pin(cut.clone().cancelled_owned()),
             cut,
             meter: Meter::new(Instant::now()),
@@ -77,6 +82,7 @@ impl Io {
     pub(super) fn peer(&self) -> Peer {
         Peer {
             standing: Arc::clone(&self.standing),
+            proof: Arc::clone(&self.proof),
             connection: self.transport.streams().clone(),
         }
     }

@@ -30,6 +30,7 @@ use super::{
     sending::{Sending, Unsent},
 };
 use crate::{
+    access::Caller,
     rpc,
     server::{Peer, pace::Pace},
 };
@@ -42,7 +43,7 @@ pub(super) struct Call {
     reply: SendResponse<Bytes>,
     rules: Rules,
     pace: Pace,
-    /// Who calls.
+    /// Who calls: by the connection, or by the call's token once that was looked at.
     owner: String,
 }
 
@@ -95,6 +96,9 @@ impl Call {
             Ok(response) => response.into_parts(),
             Err(status) => return self.refuse(&status),
         };
+        if let Some(caller) = head.extensions.get::<Caller>() {
+            self.owner.clone_from(&caller.owner);
+        }
         let is_end = body.is_end_stream();
         let head = Response::from_parts(head, ());
         let Ok(stream) = self.reply.send_response(head, is_end) else {

@@ -15,7 +15,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::{
-    Listeners, Options,
+    Grant, Grantee, Listeners, Options, Role,
     server::rig::{Client, Rig, watch},
 };
 
@@ -311,7 +311,7 @@ async fn headers_and_messages_have_a_greatest_size() {
     let refused = timeout(MOMENTS, response).await.unwrap();
     let told = refused.map(|it| it.status());
     assert!(
-        matches!(told, Ok(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)) || told.is_err(),
+        matches!(told, Ok(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)),
         "{told:?}"
     );
     // A message of 64 KiB and a byte; no more of it than its length is looked at.
@@ -376,6 +376,57 @@ async fn no_more_streams_are_open_on_a_connection_than_may_be() {
 }
 
 /// Who has begun to speak, and then vanishes.
+#[tokio::test]
+async fn who_proves_nothing_is_sent_away() {
+    const TOKEN: &str = "0123456789abcdef";
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, TOKEN.as_bytes()).unwrap();
+    let patience = Duration::from_millis(500);
+    let (_rig, address) = impatient(|listeners, options| {
+        listeners.patience.request = patience;
+        options.grants.push(Grant {
+            role: Role::Observe,
+            to: Grantee::Token {
+                name: "t".to_owned(),
+                file: file.path().to_owned(),
+            },
+        });
+    });
+    let begin = Instant::now();
+    let mut proved = raw(address).await;
+    let token = ("authorization", &*format!("Bearer {TOKEN}"));
+    let (response, _) = call(&mut proved, LIST, &[token], Some(EMPTY));
+    assert_eq!(status(response).await.code(), Code::Ok);
+    // One that says nothing, and one whose calls are refused.
+    let mut mute = TcpStream::connect(address).await.unwrap();
+    let mut sent = raw_http2::PREFACE.to_vec();
+    sent.extend(raw_http2::frame(raw_http2::SETTINGS, 0, 0, &[]));
+    mute.write_all(&sent).await.unwrap();
+    let mut wrong = raw(address).await;
+    let (response, _) = call(&mut wrong, LIST, &[], Some(EMPTY));
+    assert_eq!(status(response).await.code(), Code::Unauthenticated);
+    let told = timeout(MOMENTS, async {
+        loop {
+            let (kind, ..) = next_frame(&mut mute).await;
+            if kind == raw_http2::GOAWAY {
+                return;
+            }
+        }
+    });
+    told.await.unwrap();
+    assert!(begin.elapsed() >= patience);
+    let gone = timeout(MOMENTS, async {
+        while wrong.clone().ready().await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    gone.await.unwrap();
+    // Whose call was let in stays, without a call too.
+    sleep(patience).await;
+    let (response, _) = call(&mut proved, LIST, &[token], Some(EMPTY));
+    assert_eq!(status(response).await.code(), Code::Ok);
+}
+
 #[tokio::test]
 async fn a_peer_that_has_gone_is_noticed() {
     let (_rig, address) = impatient(|listeners, _| {

@@ -8,7 +8,7 @@ use tonic::{Code, Status, Streaming, transport};
 use self::pki::Ca;
 use super::*;
 use crate::{
-    Grant, Grantee, Listeners, Options, Role,
+    Grant, Grantee, Limits, Listeners, Options, Role,
     access::tests::wire::Log,
     server::rig::{Rig, pid},
 };
@@ -36,6 +36,10 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 impl Site {
     /// With one grant to each of these common names, and to a token if there is a role.
     fn new(grants: &[(&str, Role)], token: Option<Role>) -> Self {
+        Self::of(grants, token, Limits::default())
+    }
+
+    fn of(grants: &[(&str, Role)], token: Option<Role>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::new("ca");
         let at = |name: &str| folder.path().join(name);
@@ -67,6 +71,7 @@ impl Site {
         let options = Options {
             grants: all,
             interval: Options::MIN_INTERVAL,
+            limits,
             ..Options::default()
         };
         let rig = Rig::listening(options, listeners);
@@ -187,6 +192,27 @@ async fn a_certificate_is_known_by_its_name_and_may_what_it_is_granted() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn who_proves_nothing_leaves_half_of_the_places() {
+    let limits = Limits {
+        max_connections: 2,
+        ..Limits::default()
+    };
+    let site = Site::of(&[("dba", Role::Watch)], Some(Role::Observe), limits);
+    let mut unknown = Client::new(site.unknown().channel().await.unwrap());
+    assert!(watch(&mut unknown).await.is_err());
+    // One more of its kind waits.
+    let another = site.unknown();
+    let another = tokio::spawn(async move { list(&another).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut dba = site.client("dba").await;
+    watch(&mut dba).await.unwrap();
+    assert!(!another.is_finished());
+    drop(unknown);
+    let refused = tokio::time::timeout(PATIENCE, another).await;
+    refused.unwrap().unwrap().unwrap_err();
 }
 
 #[tokio::test]
