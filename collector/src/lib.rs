@@ -49,7 +49,7 @@ mod watches;
 pub use access::{AccessError, Grant, Grantee, Role, group_id};
 pub use notify::Notifier;
 use processes::Selector;
-pub use server::{Listeners, MAX_HANDSHAKES, MemoryConnector, RunError, TlsFiles, run};
+pub use server::{Collector, Listeners, MAX_HANDSHAKES, MemoryConnector, RunError, TlsFiles, run};
 
 /// How the collector runs.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use std::{
 use clap::Parser;
 use netio::printable;
 use netio_collector::{
-    Grant, Grantee, Listeners, Notifier, Options, RunError,
+    Collector, Grant, Grantee, Listeners, Notifier, RunError,
     config::{self, Address, Given, Kept, Settings},
     doctor,
     keep::{Keep, KeepError},
@@ -24,7 +24,6 @@ use netio_collector::{
     logging,
     privilege::{self, PrivilegeError},
     probe::{self, Keeping, ProbeOptions},
-    run,
     signals::Signals,
     usage,
 };
@@ -205,7 +204,12 @@ fn collect(mut settings: Settings) -> ExitCode {
         limits: settings.options.limits,
         keeping,
     };
-    let ended = runtime.block_on(serve(signals, listeners, settings.options, &probes));
+    // Before the hooks, which are pinned: what cannot start is to leave nothing behind.
+    let collector = match Collector::prepare(settings.options, listeners) {
+        Ok(collector) => collector,
+        Err(error) => return failed(error),
+    };
+    let ended = runtime.block_on(serve(signals, collector, &probes));
     runtime.shutdown_timeout(LAST_MOMENT);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -262,15 +266,14 @@ fn listen_to_signals() -> io::Result<Signals> {
 
 async fn serve(
     signals: Signals,
-    listeners: Listeners,
-    options: Options,
+    collector: Collector,
     probes: &ProbeOptions,
 ) -> Result<(), RunError> {
     let shutdown = signals.token();
     let kernel = probe::attach(probes);
     tell_blind_spots(&*kernel);
-    info!(interval = ?options.interval, "counting");
-    run(kernel, options, listeners, shutdown).await
+    info!(interval = ?collector.interval(), "counting");
+    collector.run(kernel, shutdown).await
 }
 
 /// Fails where another collector keeps its state: two would spoil each other's.

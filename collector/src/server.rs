@@ -1,6 +1,6 @@
 //! Serves the API and runs the sampler, from start to stop.
 //!
-//! Takes a kernel, options, [`Listeners`] and a token to stop by; produces the
+//! Takes options, [`Listeners`], then a kernel and a token to stop by; produces the
 //! gRPC services of netio, health and reflection on every listener. Promises to
 //! return within [`DRAIN`] + [`CUT`] + [`DETACH`] (4 s) of the order to stop:
 //! streams end at once with a status, connections get time to close, and those
@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    mem,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -129,35 +130,79 @@ pub(crate) struct World {
     pub(crate) processes: Arc<dyn Processes>,
 }
 
-/// Runs the collector until `shutdown` is cancelled. Dropping the future ends
-/// it too, without the time to drain.
+/// [`Collector::prepare`] and [`Collector::run`].
 pub async fn run(
     kernel: Box<dyn Kernel>,
     options: Options,
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let world = World {
-        clock: Arc::new(SystemClock),
-        processes: Arc::new(ProcFs::new("/proc")),
-    };
-    run_in(world, kernel, options, listeners, shutdown).await
+    let collector = Collector::prepare(options, listeners)?;
+    collector.run(kernel, shutdown).await
 }
 
-/// [`run`] in a given world.
+/// A collector that only lacks its kernel. What is wrong with its settings is told before
+/// anything is attached, so that one which cannot start leaves nothing pinned that was not
+/// there.
+pub struct Collector {
+    options: Options,
+    listeners: Listeners,
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Collector {
+    /// Reads the files of certificates and tokens.
+    pub fn prepare(mut options: Options, listeners: Listeners) -> Result<Self, RunError> {
+        if listeners.is_empty() {
+            return Err(RunError::NoListeners);
+        }
+        if !(Options::MIN_INTERVAL..=Options::MAX_INTERVAL).contains(&options.interval) {
+            return Err(RunError::Interval(options.interval));
+        }
+        let access = Arc::new(Access::new(mem::take(&mut options.grants))?);
+        let tls = tls(&listeners, &access)?;
+        Ok(Self {
+            options,
+            listeners,
+            access,
+            tls,
+        })
+    }
+
+    /// Time between its ticks.
+    pub fn interval(&self) -> Duration {
+        self.options.interval
+    }
+
+    /// Runs until `shutdown` is cancelled. Dropping the future ends it too, without the
+    /// time to drain.
+    pub async fn run(
+        self,
+        kernel: Box<dyn Kernel>,
+        shutdown: CancellationToken,
+    ) -> Result<(), RunError> {
+        let world = World {
+            clock: Arc::new(SystemClock),
+            processes: Arc::new(ProcFs::new("/proc")),
+        };
+        run_in(world, kernel, self, shutdown).await
+    }
+}
+
+/// [`Collector::run`] in a given world.
 pub(crate) async fn run_in(
     world: World,
     mut kernel: Box<dyn Kernel>,
-    options: Options,
-    listeners: Listeners,
+    collector: Collector,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    if listeners.is_empty() {
-        return Err(RunError::NoListeners);
-    }
-    if !(Options::MIN_INTERVAL..=Options::MAX_INTERVAL).contains(&options.interval) {
-        return Err(RunError::Interval(options.interval));
-    }
+    let Collector {
+        options,
+        listeners,
+        access,
+        tls,
+    } = collector;
     let mut about = about::about(&*kernel, &options).map_err(RunError::BootId)?;
     let mut health = Health::new().await;
     let _rouser = Rouser::start(options.interval.min(ROUSE)).map_err(RunError::Rouse)?;
@@ -168,8 +213,6 @@ pub(crate) async fn run_in(
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
 
-    let access = Arc::new(Access::new(options.grants)?);
-    let tls = tls(&listeners, &access)?;
     let mut files: Vec<Arc<dyn reload::Reload>> = Vec::new();
     files.extend(tls.clone().map(|it| it as _));
     files.extend(access.tokens().files().iter().map(|it| Arc::clone(it) as _));

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{Listeners, MemoryConnector, RunError, World, run_in};
+use super::{Collector, Listeners, MemoryConnector, RunError, World, run_in};
 use crate::{
     Options,
     kernel::{Kernel, fake::FakeKernel},
@@ -61,7 +61,11 @@ impl Rig {
         };
         let memory = listeners.memory();
         let shutdown = CancellationToken::new();
-        let running = run_in(world, kernel, options, listeners, shutdown.clone());
+        let stop = shutdown.clone();
+        let running = async {
+            let collector = Collector::prepare(options, listeners)?;
+            run_in(world, kernel, collector, stop).await
+        };
         Self {
             kernel: table,
             processes,
