@@ -61,9 +61,20 @@ struct Followed {
     tried: Marks,
     /// At the last look.
     seen: Marks,
+    /// Why it was of no use when it was last read.
+    failure: Option<String>,
 }
 
 impl Followed {
+    fn new(what: Arc<dyn Reload>) -> Self {
+        Self {
+            what,
+            tried: Marks::new(),
+            seen: Marks::new(),
+            failure: None,
+        }
+    }
+
     fn marks(&self) -> Marks {
         self.what.paths().iter().map(|it| mark(it)).collect()
     }
@@ -73,7 +84,9 @@ impl Followed {
         let marks = self.marks();
         let has_settled = marks == self.seen;
         self.seen.clone_from(&marks);
-        if marks == self.tried || !has_settled {
+        // What failed may have been the reading, which no look at the files tells.
+        let is_as_tried = marks == self.tried && self.failure.is_none();
+        if is_as_tried || !has_settled {
             return None;
         }
         let is_first = std::mem::replace(&mut self.tried, marks).is_empty();
@@ -81,20 +94,18 @@ impl Followed {
         let paths = paths.iter().map(|it| it.display().to_string());
         let paths = paths.collect::<Vec<_>>().join(", ");
         let outcome = self.what.reload();
-        (!is_first || outcome.is_err()).then_some((paths, outcome))
+        let before = std::mem::replace(&mut self.failure, outcome.clone().err());
+        let is_news = match &outcome {
+            Ok(()) => !is_first,
+            Err(_) => self.failure != before,
+        };
+        is_news.then_some((paths, outcome))
     }
 }
 
 /// Goes on for ever.
 pub(crate) async fn follow(all: Vec<Arc<dyn Reload>>, every: Duration) {
-    let mut followed: Vec<_> = all
-        .into_iter()
-        .map(|what| Followed {
-            what,
-            tried: Marks::new(),
-            seen: Marks::new(),
-        })
-        .collect();
+    let mut followed: Vec<_> = all.into_iter().map(Followed::new).collect();
     let mut looks = interval(every);
     loop {
         looks.tick().await;
@@ -161,11 +172,7 @@ mod tests {
             value: Mutex::new(0),
             reads: Mutex::new(0),
         });
-        let mut followed = Followed {
-            what: number.clone(),
-            tried: Marks::new(),
-            seen: Marks::new(),
-        };
+        let mut followed = Followed::new(number.clone());
         let mut look = || {
             followed.look();
             (*number.value.lock().unwrap(), *number.reads.lock().unwrap())
@@ -179,12 +186,44 @@ mod tests {
         symlink(at("2"), at("new")).unwrap();
         fs::rename(at("new"), at("link")).unwrap();
         assert_eq!([look(), look()], [(12, 2), (2, 3)]);
-        // Of no use, or gone: tried once, and what was in use stays.
+        // Of no use, or gone: tried again, and what was in use stays.
         fs::write(at("2"), "half a").unwrap();
-        assert_eq!([look(), look(), look()], [(2, 3), (2, 4), (2, 4)]);
+        assert_eq!([look(), look(), look()], [(2, 3), (2, 4), (2, 5)]);
         fs::remove_file(at("2")).unwrap();
-        assert_eq!([look(), look(), look()], [(2, 4), (2, 5), (2, 5)]);
+        assert_eq!([look(), look()], [(2, 5), (2, 6)]);
         fs::write(at("2"), "7").unwrap();
-        assert_eq!([look(), look()], [(2, 5), (7, 6)]);
+        assert_eq!([look(), look(), look()], [(2, 6), (7, 7), (7, 7)]);
+    }
+
+    /// Cannot be read for a while, by no fault of the file.
+    struct Fleeting(Mutex<Vec<Result<(), String>>>);
+
+    impl Reload for Fleeting {
+        fn paths(&self) -> Vec<PathBuf> {
+            vec!["/dev/null".into()]
+        }
+
+        fn reload(&self) -> Result<(), String> {
+            self.0.lock().unwrap().pop().unwrap()
+        }
+    }
+
+    #[test]
+    fn fault_18_what_could_not_be_read_is_tried_again_and_told_once() {
+        let no = |why: &str| Err(why.to_owned());
+        let outcomes = vec![
+            Ok(()),
+            no("no descriptor"),
+            no("no memory"),
+            no("no memory"),
+        ];
+        let mut followed = Followed::new(Arc::new(Fleeting(Mutex::new(outcomes))));
+        let mut look = || followed.look().map(|it| it.1);
+        assert_eq!(look(), None);
+        assert_eq!(look(), Some(no("no memory")));
+        assert_eq!(look(), None);
+        assert_eq!(look(), Some(no("no descriptor")));
+        assert_eq!(look(), Some(Ok(())));
+        assert_eq!(look(), None, "nothing is read any more");
     }
 }
