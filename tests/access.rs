@@ -63,9 +63,10 @@ fn the_commands_for_another_host_work_as_told() -> Result {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
-    let certs = folder.path().join("tls");
+    // What is told can be typed, whatever the folder is called.
+    let certs = folder.path().join("its tls");
     let init = format!(
-        "netio-collector certs init {} --host 127.0.0.1",
+        "netio-collector certs init '{}' --host 127.0.0.1",
         certs.display()
     );
     let made = shell(&init)?.output()?;
@@ -118,7 +119,7 @@ fn the_commands_for_another_host_work_as_told() -> Result {
     let with_other = |option: &str, file: &str| {
         let tls = certs.join(file).display().to_string();
         let wrong = other.join(file).display().to_string();
-        client.replace(&format!("{option} {tls}"), &format!("{option} {wrong}"))
+        client.replace(&format!("{option} '{tls}'"), &format!("{option} {wrong}"))
     };
     let refused = shell(&with_other("--tls-ca", "ca.pem"))?.output()?;
     let why = stderr(&refused);
@@ -127,8 +128,9 @@ fn the_commands_for_another_host_work_as_told() -> Result {
         "{why}"
     );
     let foreign = with_other("--tls-cert", "client.pem");
-    let key = |certs: &Path| format!("--tls-key {}", certs.join("client-key.pem").display());
-    let foreign = foreign.replace(&key(&certs), &key(&other));
+    let key = |certs: &Path| certs.join("client-key.pem").display().to_string();
+    let foreign = foreign.replace(&format!("'{}'", key(&certs)), &key(&other));
+    assert_eq!(foreign.matches(&other.display().to_string()).count(), 2);
     let refused = shell(&foreign)?.output()?;
     let why = stderr(&refused);
     assert!(

@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use netio::printable;
 use netio_collector::certs::{self, Files};
 
 use crate::complain;
@@ -58,7 +59,8 @@ pub(crate) fn run(Certs::Init(init): &Certs) -> ExitCode {
     };
     let host = hosts.first().map_or("localhost", String::as_str);
     let mut stdout = io::stdout();
-    match writeln!(stdout, "{}", next(&files, host, &init.client)).and_then(|()| stdout.flush()) {
+    let text = next(&files, host, &init.client);
+    match writeln!(stdout, "{}", printable::lines(&text)).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             complain(&format!("cannot write what to do next: {error}"));
             ExitCode::FAILURE
@@ -82,14 +84,22 @@ fn next(files: &Files, host: &str, client: &str) -> String {
         ..
     } = files;
     let [ca, server, server_key, cert, client_key] =
-        [ca, server, server_key, cert, client_key].map(|it| it.display());
+        [ca, server, server_key, cert, client_key].map(|it| quoted(&it.display().to_string()));
+    let grant = quoted(&format!("watch cn={client}"));
+    let endpoint = quoted(&format!("tls://{host}:{PORT}"));
     format!(
         "\
 On this host:
-  netio-collector --listen unix://{socket} --listen tls://0.0.0.0:{PORT} --tls-cert {server} --tls-key {server_key} --tls-client-ca {ca} --grant 'watch cn={client}'
+  netio-collector --listen unix://{socket} --listen tls://0.0.0.0:{PORT} --tls-cert {server} --tls-key {server_key} --tls-client-ca {ca} --grant {grant}
 
 On the client's, with {ca}, {cert} and {client_key} copied there:
-  netio-client watch --port 3306 --endpoint tls://{host}:{PORT} --tls-ca {ca} --tls-cert {cert} --tls-key {client_key}",
+  netio-client watch --port 3306 --endpoint {endpoint} --tls-ca {ca} --tls-cert {cert} --tls-key {client_key}",
         socket = netio::DEFAULT_ENDPOINT.trim_start_matches("unix://"),
     )
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    // Fails for a NUL, which no path has.
+    shlex::try_quote(text).map_or_else(|_| text.to_owned(), |it| it.into_owned())
 }
