@@ -103,7 +103,7 @@ pub(crate) fn for_people(info: &v1::CollectorInfo, origin: &Origin) -> String {
         [
             "connections",
             &format!(
-                "at most {} over Unix sockets, and as many over TCP",
+                "at most {} over Unix sockets, as many over TCP, as many over TLS",
                 limits.max_connections
             ),
         ],

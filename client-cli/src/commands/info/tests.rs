@@ -108,7 +108,7 @@ watches         2 of at most 101; of one owner at most 105
 processes       3 of at most 106; in one watch at most 107
 subscribers     1 of at most 102; watch ids in one subscription at most 103
 leases          30s by default, at most 1m 48s
-connections     at most 109 over Unix sockets, and as many over TCP
+connections     at most 109 over Unix sockets, as many over TCP, as many over TLS
 pids            those below 104
 program runs    2000 in 3.0ms, 1500ns each
 tick duration   half below 1.0ms, 99 of 100 below 2.0ms, at most 3.0ms
