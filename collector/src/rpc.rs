@@ -32,7 +32,8 @@ mod tests;
 
 pub(crate) use codec::ApiCodec;
 pub(crate) use status::{
-    deadline_exceeded, reader_stalled, reason, request_timeout, timeout_invalid, too_many_calls,
+    deadline_exceeded, reader_stalled, reason, request_timeout, timeout_invalid, too_many_answers,
+    too_many_calls,
 };
 pub(crate) use stream::SampleStream;
 

@@ -225,6 +225,7 @@ pub(crate) async fn run_in(
         patience: listeners.patience,
         stall: options.limits.stall_timeout,
         max_calls: subscribers.saturating_add(listeners.other_calls) as usize,
+        max_answers: listeners.other_answers,
     };
     let (incoming, mut accepting) = Accepted::start(
         listeners,

@@ -101,9 +101,8 @@ pub(super) fn for_reason(reason: &str, origin: &Origin) -> String {
             "repeat the command with a --since that is later; netio-client info shows how far \
              the history goes back"
         }
-        "PROCESS_BUSY" | "TOO_MANY_CALLS" | "REQUEST_TIMEOUT" | "DEADLINE_EXCEEDED" => {
-            "repeat the command in a moment"
-        }
+        "PROCESS_BUSY" | "TOO_MANY_CALLS" | "TOO_MANY_ANSWERS" | "REQUEST_TIMEOUT"
+        | "DEADLINE_EXCEEDED" => "repeat the command in a moment",
         READER_STALLED => {
             "repeat the command, and let whatever reads its output go on reading; where readers \
              pause for long, start netio-collector with a longer --stall-timeout"

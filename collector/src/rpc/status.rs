@@ -74,6 +74,19 @@ pub(crate) fn too_many_calls(limit: usize) -> Status {
     status(Code::ResourceExhausted, "TOO_MANY_CALLS", message, [limit])
 }
 
+/// Answers that nobody takes have so many bytes already.
+pub(crate) fn too_many_answers(limit: usize) -> Status {
+    let message =
+        format!("{limit} bytes of answers wait for callers that do not take them: try again later");
+    let limit = ("limit", limit.to_string());
+    status(
+        Code::ResourceExhausted,
+        "TOO_MANY_ANSWERS",
+        message,
+        [limit],
+    )
+}
+
 /// The reason that a status gives, or else its code.
 pub(crate) fn reason(status: &Status) -> String {
     match status.get_details_error_info() {

@@ -6,7 +6,8 @@
 //! and [`Patience::pong`]; one that has not proved who it is ([`super::proof`]) within
 //! [`Patience::request`] is sent away; one that sends more than it is answered ([`super::pace`]), or
 //! that h2 finds out flooding, is told so by GOAWAY and closed. No more calls are open
-//! than [`MAX_STREAMS`] on a connection and [`Rules::max_calls`] in all.
+//! than [`MAX_STREAMS`] on a connection and [`Rules::max_calls`] in all, and answers that
+//! wait for their callers have no more than [`Rules::max_answers`].
 #![forbid(unsafe_code)]
 
 use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
@@ -89,6 +90,9 @@ pub(super) struct Rules {
     pub(super) stall: Duration,
     /// Calls in all.
     pub(super) max_calls: usize,
+    /// Bytes of answers that are larger than [`call::SMALL`] and of one caller each; those
+    /// of streams are shared.
+    pub(super) max_answers: usize,
 }
 
 /// Serves until `stop`, and then until every connection has closed.
@@ -108,6 +112,7 @@ pub(super) async fn serve<S>(
         service,
         rules,
         calls: Arc::new(Semaphore::new(rules.max_calls)),
+        answers: Arc::new(Semaphore::new(rules.max_answers)),
         stop,
         tasks: TaskTracker::new(),
     };
@@ -124,6 +129,7 @@ struct Server<S> {
     service: S,
     rules: Rules,
     calls: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -189,7 +195,8 @@ where
             match event {
                 Event::Call(mut request, reply) => {
                     request.extensions_mut().insert(peer.clone());
-                    self.call(request, Call::new(reply, self.rules, &pace, &peer));
+                    let call = Call::new(reply, self.rules, &self.answers, &pace, &peer);
+                    self.call(request, call);
                 }
                 Event::Flood => {
                     debug!("the peer sends too many frames");

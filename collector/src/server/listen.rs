@@ -39,6 +39,8 @@ const MEMORY_BACKLOG: usize = 16;
 /// Calls of health, reflection and the rest that are open at once in all; Subscribe
 /// streams have a limit of their own.
 const OTHER_CALLS: u32 = 4096;
+/// And their answers' bytes, as long as these are not taken.
+const OTHER_ANSWERS: usize = 64 << 20;
 
 pub(super) type MemoryListener = mpsc::Receiver<DuplexStream>;
 
@@ -55,6 +57,8 @@ pub struct Listeners {
     pub(super) patience: Patience,
     /// Calls in all that are not Subscribe streams.
     pub(super) other_calls: u32,
+    /// Bytes of their answers.
+    pub(super) other_answers: usize,
     /// How often certificates and tokens are looked at; tests are less patient.
     pub(super) reload: Duration,
 }
@@ -69,6 +73,7 @@ impl Default for Listeners {
             memory: Vec::new(),
             patience: Patience::default(),
             other_calls: OTHER_CALLS,
+            other_answers: OTHER_ANSWERS,
             reload: reload::EVERY,
         }
     }

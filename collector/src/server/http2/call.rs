@@ -12,6 +12,7 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,10 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, TryAcquireError},
+    time::{Instant, sleep_until},
+};
 use tonic::{Status, body::Body};
 use tower::{Service, ServiceExt as _};
 use tracing::{debug, info};
@@ -38,20 +42,36 @@ use crate::{
 /// The header by which a caller says how long it will wait.
 const TIMEOUT: &str = "grpc-timeout";
 
+/// The method whose answers are shared by all its callers.
+const SHARED: &str = "/netio.v1.NetIoService/Subscribe";
+
+/// Answers of so many bytes are bounded by the number of calls.
+pub(super) const SMALL: usize = 16 * 1024;
+
 /// See the module.
 pub(super) struct Call {
     reply: SendResponse<Bytes>,
     rules: Rules,
+    answers: Arc<Semaphore>,
+    is_shared: bool,
     pace: Pace,
     /// Who calls: by the connection, or by the call's token once that was looked at.
     owner: String,
 }
 
 impl Call {
-    pub(super) fn new(reply: SendResponse<Bytes>, rules: Rules, pace: &Pace, peer: &Peer) -> Self {
+    pub(super) fn new(
+        reply: SendResponse<Bytes>,
+        rules: Rules,
+        answers: &Arc<Semaphore>,
+        pace: &Pace,
+        peer: &Peer,
+    ) -> Self {
         Self {
             reply,
             rules,
+            answers: Arc::clone(answers),
+            is_shared: false,
             pace: pace.clone(),
             owner: peer.standing.owner.clone(),
         }
@@ -69,6 +89,7 @@ impl Call {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
         let begun = Instant::now();
+        self.is_shared = request.uri().path() == SHARED;
         let allowed = match allowed(request.headers()) {
             Ok(allowed) => allowed,
             Err(status) => return self.refuse(&status),
@@ -136,6 +157,10 @@ impl Call {
                 Err(frame) => return sending.end(frame.into_trailers().ok()),
             };
             let bytes = message.len();
+            let Ok(_held) = self.hold(bytes) else {
+                let status = rpc::too_many_answers(self.rules.max_answers);
+                return sending.fail(&status, Reason::ENHANCE_YOUR_CALM);
+            };
             let sent = tokio::select! {
                 biased;
                 sent = sending.send(message) => sent,
@@ -157,6 +182,18 @@ impl Call {
                 }
             }
         }
+    }
+}
+
+impl Call {
+    /// Makes sure that a message may wait for the caller, if it is not shared.
+    fn hold(&self, bytes: usize) -> Result<Option<SemaphorePermit<'_>>, TryAcquireError> {
+        if self.is_shared || bytes <= SMALL {
+            return Ok(None);
+        }
+        // None is as large as that.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.answers.try_acquire_many(bytes).map(Some)
     }
 }
 

@@ -352,6 +352,62 @@ async fn no_more_calls_are_open_than_may_be() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_takes_are_bounded() {
+    let (rig, address) = impatient(|listeners, options| {
+        listeners.other_answers = 100_000;
+        options.limits.stall_timeout = Duration::from_secs(1);
+    });
+    let mut client = rig.client();
+    for pid in 100..400 {
+        rig.processes.start(pid, 1);
+        watch(&mut client, pid).await;
+    }
+    let bytes = v1::ListWatchesRequest {};
+    let bytes = client.list_watches(bytes).await.unwrap().into_inner();
+    let bytes = bytes.encoded_len();
+    assert!((call::SMALL..50_000).contains(&bytes), "{bytes}");
+    // On each connection a window of nothing, so that none is taken.
+    let mut held = Vec::new();
+    for _ in 0..100_000 / bytes {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        let handshake = builder.initial_window_size(0).handshake(socket);
+        let (sender, connection) = handshake.await.unwrap();
+        tokio::spawn(connection);
+        let mut sender = sender.ready().await.unwrap();
+        let (response, _) = call(&mut sender, LIST, &[], Some(EMPTY));
+        held.push((timeout(MOMENTS, response).await.unwrap().unwrap(), sender));
+    }
+    let refused = client.list_watches(v1::ListWatchesRequest {}).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&refused).as_deref(), Some("TOO_MANY_ANSWERS"));
+    // What is small is answered, and streams are served.
+    rig.processes.start(PID, 1);
+    let id = watch(&mut client, PID).await;
+    let ticks = client.subscribe(v1::SubscribeRequest::new(Vec::new()));
+    let tick = ticks.await.unwrap().into_inner().message().await;
+    assert!(
+        tick.unwrap()
+            .unwrap()
+            .samples
+            .iter()
+            .any(|it| it.watch_id == id)
+    );
+    // They stall, and there is room again.
+    let begin = Instant::now();
+    while client
+        .list_watches(v1::ListWatchesRequest {})
+        .await
+        .is_err()
+    {
+        assert!(begin.elapsed() < MOMENTS);
+        sleep(Duration::from_millis(50)).await;
+    }
+    drop(held);
+}
+
+#[tokio::test]
 async fn no_more_streams_are_open_on_a_connection_than_may_be() {
     let (_rig, address) = impatient(|_, _| ());
     let mut sender = raw(address).await;
