@@ -121,6 +121,13 @@ fn files(tree: &Tree) -> Result<Vec<(PathBuf, String)>> {
     files.push((users, "/etc/sysusers.d/netio.conf".to_owned()));
     let folder = tree.root().join("packaging/systemd/netio.tmpfiles.conf");
     files.push((folder, "/etc/tmpfiles.d/netio.conf".to_owned()));
+    for (from, to) in [
+        ("packaging/systemd/remote.conf", "remote.conf"),
+        ("README.md", "README.md"),
+    ] {
+        let here = tree.root().join(from);
+        files.push((here, format!("/usr/share/netio/{to}")));
+    }
     for program in [
         "systemctl",
         "systemd-sysusers",

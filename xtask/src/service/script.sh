@@ -155,6 +155,29 @@ rm /etc/systemd/system/$unit.d/less.conf
 systemctl daemon-reload
 check 'with all of them again it starts' 'it does not' systemctl restart $unit
 
+# From another host: from an address that is not the loopback's, by the README's file.
+busybox ip address add 192.0.2.7/32 dev lo
+netio-collector certs init /etc/netio/tls --host 192.0.2.7 >/run/certs 2>&1
+sed -n '/^listen = \["tls:/,/^```/p' /usr/share/netio/README.md | grep -v '^```' >/etc/netio/collector.toml
+remotely() {
+    timeout 30 netio-client list --endpoint tls://192.0.2.7:7443 --tls-ca /etc/netio/tls/ca.pem \
+        --tls-cert /etc/netio/tls/client.pem --tls-key /etc/netio/tls/client-key.pem
+}
+not_remotely() { ! remotely; }
+listens() { is_active && grep -q 'listening on tls://0.0.0.0:7443' $log; }
+grep -v IPAddress /usr/share/netio/remote.conf >/etc/systemd/system/$unit.d/remote.conf
+systemctl daemon-reload
+: >$log
+systemctl restart $unit
+check 'by the file of the README it listens for other hosts' "$(cat /run/certs)" within 30 listens
+check 'the unit lets none of them in' 'it does' not_remotely
+cp /usr/share/netio/remote.conf /etc/systemd/system/$unit.d/remote.conf
+systemctl daemon-reload
+: >$log
+systemctl restart $unit
+within 30 listens
+check 'with remote.conf another host is served' 'it is not' within 5 remotely
+
 before=$(main_pid)
 check 'it stops when told to' 'it does not' timeout 15 systemctl stop netio-collector.socket $unit
 check 'it stopped by itself' "$(property Result)" is Result success
