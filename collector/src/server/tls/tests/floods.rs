@@ -59,8 +59,7 @@ async fn fault_06_resets_during_handshakes_leave_it_serving() {
     };
     let site = Site::new(&[("c", Role::Observe)], None);
     let good = site.with(&site.ca.client("c"), "c");
-    let mut client = site.client("c").await;
-    let mut stream = stream(&mut client).await;
+    let reader = Reader::start(&mut site.client("c").await).await;
     let address = site.address;
     let flood = tokio::task::spawn_blocking(move || {
         for number in 0..resets {
@@ -75,7 +74,7 @@ async fn fault_06_resets_during_handshakes_leave_it_serving() {
         }
     });
     flood.await.unwrap();
-    list(&good).await.unwrap();
-    stream.message().await.unwrap().unwrap();
+    let mut new = Client::new(good.channel().await.unwrap());
+    reader.goes_on(&mut new).await;
     assert!(!site.rig.collector.is_finished());
 }
