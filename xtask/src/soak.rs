@@ -4,6 +4,7 @@
 //! Builds what ships, optimised, and runs netio-soak, which judges and ends by itself.
 
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Args;
@@ -63,16 +64,20 @@ pub(crate) fn soak(tree: &Tree, selection: &Selection) -> Tally {
         tally.fail(format!("{error:#}"));
         return tally;
     }
-    let minutes = selection.minutes.to_string();
+    let minutes = selection.minutes;
+    let seed = selection.seed.unwrap_or_else(by_the_clock).to_string();
     let what = format!("Soak the collector for {minutes} min");
-    let repeat = format!("cargo xtask soak --minutes {minutes}");
+    let repeat = format!("cargo xtask soak --minutes {minutes} --seed {seed}");
     tally.check(&what, &repeat, || -> Result<()> {
         let mut soak = Command::new(tree.target("release/netio-soak"));
-        soak.args(["--seconds", &(selection.minutes * 60).to_string()]);
-        if let Some(seed) = selection.seed {
-            soak.args(["--seed", &seed.to_string()]);
-        }
+        soak.args(["--seconds", &(minutes * 60).to_string(), "--seed", &seed]);
         run(&mut soak)
     });
     tally
+}
+
+/// Another one each time.
+fn by_the_clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(1, |now| now.as_secs())
 }

@@ -8,8 +8,8 @@
 //! - Whoever reads at all is told rightly how many ticks it skipped.
 //! - The collector's memory is flat ([`judge`]), its descriptors go back to what they
 //!   were, no watch is left of those that went, it does not panic, and ends in time.
-//! - What the clients do is decided by the seed, which is printed. When they do it is
-//!   not.
+//! - There was a load: clients of each kind, ticks, bytes.
+//! - What the clients do is decided by the seed. When they do it is not.
 //!
 //! Prints progress and a summary. The exit code is 0 if all of that held.
 
@@ -36,7 +36,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -71,11 +71,11 @@ struct Arguments {
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(20..=7 * 24 * 3600))]
     seconds: u64,
     /// Clients that do not behave, at a time
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(200..=1000))]
     clients: u32,
-    /// What decides what they do [default: another each time]
+    /// What decides what they do
     #[arg(long)]
-    seed: Option<u64>,
+    seed: u64,
 }
 
 fn main() -> ExitCode {
@@ -103,29 +103,25 @@ fn raise_file_limit() -> Result {
 }
 
 fn soak(arguments: &Arguments) -> Result {
-    let seed = arguments.seed.unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.map_or(1, |now| now.as_secs())
-    });
     println!(
-        "{} clients for {} s; to repeat what they do: --seed {seed}",
-        arguments.clients, arguments.seconds
+        "{} clients for {} s, seed {}",
+        arguments.clients, arguments.seconds, arguments.seed
     );
     let folder = tempfile::tempdir()?;
     let mut collector = Collector::start(folder.path())?;
-    let done = run(arguments, seed, &mut collector);
+    let done = run(arguments, &mut collector);
     // What it said is lost with the folder.
     done.map_err(|error| format!("{error}\n{}", collector.log_tail()).into())
 }
 
-fn run(arguments: &Arguments, seed: u64, collector: &mut Collector) -> Result {
+fn run(arguments: &Arguments, collector: &mut Collector) -> Result {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     let site = Arc::new(collector.site()?);
-    let traffic = Traffic::start(seed)?;
-    let (samples, steady) = runtime.block_on(load(arguments, seed, collector, &site, traffic))?;
+    let traffic = Traffic::start(arguments.seed)?;
+    let (samples, steady) = runtime.block_on(load(arguments, collector, &site, traffic))?;
     runtime.shutdown_timeout(LOOK);
     samples.judge(arguments.clients)?;
 
@@ -147,7 +143,6 @@ fn run(arguments: &Arguments, seed: u64, collector: &mut Collector) -> Result {
 /// All that happens while the collector runs, up to the last look at it.
 async fn load(
     arguments: &Arguments,
-    seed: u64,
     collector: &mut Collector,
     site: &Arc<Site>,
     traffic: Traffic,
@@ -158,7 +153,12 @@ async fn load(
     let mut samples = Samples::new(collector.resident()?, collector.descriptors()?);
     let mut steady = Steady::start(site, &watches)?;
     steady.all_have_begun().await?;
-    let peers = Peers::start(arguments.clients, seed, site, traffic.short_lived());
+    let mut peers = Peers::start(
+        arguments.clients,
+        arguments.seed,
+        site,
+        traffic.short_lived(),
+    );
 
     let begin = Instant::now();
     let end = begin + Duration::from_secs(arguments.seconds);
@@ -183,6 +183,7 @@ async fn load(
     // The truth is told while the others still are at it.
     let sent = traffic.stop()?;
     let told = steady.settle(&sent).await?;
+    told.judge(arguments.seconds)?;
     println!("in all: {}", peers.summary());
     peers.stop().await?;
     samples.left_open(

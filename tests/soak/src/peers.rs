@@ -2,7 +2,8 @@
 //! does some of what a client can do, and leaves, often in the middle.
 //!
 //! What the collector refuses, or ends, is counted and no failure: it may. What it says
-//! must be right, though: a stream that tells a gap wrongly is a failure.
+//! must be right, though: a stream that tells a gap wrongly is a failure. And they must have
+//! done something, each kind of them ([`Peers::stop`]).
 #![forbid(unsafe_code)]
 
 use std::{
@@ -23,7 +24,7 @@ use netio::v1::{
 use tokio::{
     io::AsyncWriteExt as _,
     sync::Semaphore,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 use tonic::{Status, Streaming};
@@ -45,11 +46,15 @@ const LONGEST: Duration = Duration::from_secs(15);
 const WINDOWS: [u32; 3] = [64, 2_048, 1 << 20];
 /// Leases, in seconds.
 const LEASES: [u64; 3] = [1, 2, 3];
+/// How a stream ends that stalled for too long: by a status with that reason or, amid a
+/// message, by a reset.
+const DROPPED: [&str; 2] = ["READER_STALLED", "ResourceExhausted"];
 
-/// What they did.
+/// What they did: begun lives, and what of those got as far as to the collector.
 #[derive(Default)]
 struct Deeds {
     lives: AtomicU64,
+    connections: AtomicU64,
     resets: AtomicU64,
     mute: AtomicU64,
     stalls: AtomicU64,
@@ -87,6 +92,7 @@ type Lived<T = ()> = std::result::Result<T, Trouble>;
 
 /// See the module.
 pub(crate) struct Peers {
+    clients: u32,
     tasks: JoinSet<()>,
     deeds: Arc<Deeds>,
     wrong: Arc<Mutex<Option<String>>>,
@@ -115,7 +121,6 @@ impl Peers {
                         Err(Trouble::Wrong(what)) => {
                             let mut wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner);
                             wrong.get_or_insert(what);
-                            return;
                         }
                     }
                     // However quickly lives end, they do not spin.
@@ -124,24 +129,33 @@ impl Peers {
             });
         }
         Self {
+            clients,
             tasks,
             deeds,
             wrong,
         }
     }
 
-    pub(crate) fn must_be_well(&self) -> Result {
+    pub(crate) fn must_be_well(&mut self) -> Result {
         let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.clone().map_or(Ok(()), |wrong| Err(wrong.into()))
+        if let Some(wrong) = wrong.clone() {
+            return Err(wrong.into());
+        }
+        // They live for ever.
+        match self.tasks.try_join_next() {
+            None => Ok(()),
+            Some(ended) => Err(format!("a client has ended: {ended:?}").into()),
+        }
     }
 
     pub(crate) fn summary(&self) -> String {
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let deeds = &self.deeds;
         let mut text = format!(
-            "{} lives ({} mute, {} stalled, {} reset), {} streams with {} ticks and {} skipped, \
+            "{} lives, {} connections ({} mute, {} stalled, {} reset), {} streams with {} ticks and {} skipped, \
              {} watches and {} ends of them; ended by",
             count(&deeds.lives),
+            count(&deeds.connections),
             count(&deeds.mute),
             count(&deeds.stalls),
             count(&deeds.resets),
@@ -159,10 +173,17 @@ impl Peers {
         text
     }
 
-    /// All leave, wherever they are.
+    /// All leave, wherever they are. Fails, too, if they were no load.
     pub(crate) async fn stop(mut self) -> Result {
-        self.tasks.shutdown().await;
-        self.must_be_well()
+        self.must_be_well()?;
+        self.tasks.abort_all();
+        while let Some(ended) = self.tasks.join_next().await {
+            if ended.as_ref().is_err_and(JoinError::is_cancelled) {
+                continue;
+            }
+            return Err(format!("a client has ended: {ended:?}").into());
+        }
+        self.deeds.judge(self.clients)
     }
 }
 
@@ -170,6 +191,32 @@ impl Deeds {
     fn ended(&self, how: String) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         *ends.entry(how).or_default() += 1;
+    }
+
+    /// Fails unless there was some of everything that they do, by the number of clients.
+    fn judge(&self, clients: u32) -> Result {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped = DROPPED.iter().filter_map(|how| ends.get(*how)).sum();
+        let done = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        let all = u64::from(clients);
+        for (what, times, least) in [
+            ("lives", done(&self.lives), all),
+            ("connections", done(&self.connections), all / 2),
+            ("mute", done(&self.mute), all / 20),
+            ("stalls", done(&self.stalls), all / 10),
+            ("resets", done(&self.resets), all / 10),
+            ("streams", done(&self.streams), all / 4),
+            ("ticks", done(&self.ticks), all / 4),
+            ("ticks skipped", done(&self.skipped), 1),
+            ("watches", done(&self.watches), all / 10),
+            ("watches ended", done(&self.unwatches), all / 20),
+            ("streams dropped", dropped, 1),
+        ] {
+            if times < least {
+                return Err(format!("no load: {times} {what}, at least {least} expected").into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -192,15 +239,20 @@ impl Peer {
             by_tls: self.random.once_in(2),
             resets: self.random.once_in(2),
         };
-        if way.by_tls && way.resets {
-            one(&self.deeds.resets);
-        }
         match self.random.below(10) {
             0 => self.mute(way).await,
             1 | 2 => self.never_read(way).await,
             3..=5 => self.watch(way).await,
             6 => self.look_around(way).await,
             _ => self.read(way).await,
+        }
+    }
+
+    /// There is a connection.
+    fn has_come(&self, way: Way) {
+        one(&self.deeds.connections);
+        if way.by_tls && way.resets {
+            one(&self.deeds.resets);
         }
     }
 
@@ -217,7 +269,10 @@ impl Peer {
             self.site.client(way, window).await
         };
         match timeout(PATIENCE, connecting).await {
-            Ok(Ok(client)) => Ok(client),
+            Ok(Ok(client)) => {
+                self.has_come(way);
+                Ok(client)
+            }
             Ok(Err(_)) => Err(Trouble::Ended("no connection".to_owned())),
             Err(_) => Err(Trouble::Ended("no connection in time".to_owned())),
         }
@@ -225,9 +280,10 @@ impl Peer {
 
     /// Says nothing, over TLS not even hello.
     async fn mute(&mut self, way: Way) -> Lived {
-        one(&self.deeds.mute);
         if way.by_tls {
             let mut stream = self.site.tcp(way.resets).await?;
+            self.has_come(way);
+            one(&self.deeds.mute);
             if self.random.once_in(2) {
                 // The first bytes of a hello.
                 stream.write_all(&[0x16, 3, 1, 1, 0, 1, 0]).await?;
@@ -235,6 +291,8 @@ impl Peer {
             self.rest(LONGEST).await;
         } else {
             let _wire = self.site.wire(way).await?;
+            self.has_come(way);
+            one(&self.deeds.mute);
             self.rest(LONGEST).await;
         }
         Ok(())
@@ -242,7 +300,6 @@ impl Peer {
 
     /// Asks for ticks and reads none of them, not even from the socket.
     async fn never_read(&mut self, way: Way) -> Lived {
-        one(&self.deeds.stalls);
         let mut wire = {
             let _place = self.places.acquire().await;
             timeout(PATIENCE, self.site.wire(way))
@@ -252,6 +309,8 @@ impl Peer {
         let window = self.random.any(&WINDOWS).unwrap_or_default();
         wire.write_all(&raw_http2::subscriber(window)).await?;
         wire.flush().await?;
+        self.has_come(way);
+        one(&self.deeds.stalls);
         self.rest(LONGEST).await;
         Ok(())
     }
@@ -370,6 +429,40 @@ impl Peer {
                 tick.sequence, tick.ticks, tick.skipped_ticks
             ))),
             _ => Ok(tick.sequence),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers() -> Peers {
+        Peers {
+            clients: 1000,
+            tasks: JoinSet::new(),
+            deeds: Arc::default(),
+            wrong: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_did_nothing_was_no_load() {
+        let peers = peers();
+        peers.deeds.lives.store(1000, Ordering::Relaxed);
+        let why = peers.stop().await.expect_err("it is not well").to_string();
+        assert_eq!(why, "no load: 0 connections, at least 500 expected");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_panics_or_ends_is_told() {
+        let panics: fn() = || panic!("as it is told to");
+        for (ends, how) in [(panics, "Panic"), (|| (), "Ok")] {
+            let mut peers = peers();
+            peers.tasks.spawn(async move { ends() });
+            sleep(Duration::from_millis(50)).await;
+            let why = peers.must_be_well().expect_err("it is not well");
+            assert!(why.to_string().contains(how), "{why}");
         }
     }
 }

@@ -27,6 +27,8 @@ use crate::{
 
 /// Enough that it is never in the way.
 const WINDOW: u32 = 1 << 20;
+/// What all processes send in a second, at the least.
+const LEAST_BYTES: u64 = 10_000;
 
 /// What they were told, in the end.
 pub(crate) struct Told {
@@ -34,6 +36,19 @@ pub(crate) struct Told {
     pub(crate) ticks: u64,
     /// To each.
     pub(crate) bytes: u64,
+}
+
+impl Told {
+    /// Fails if that is next to nothing: a tick is due each second, and each process
+    /// sends many times in one.
+    pub(crate) fn judge(&self, seconds: u64) -> Result {
+        let least = seconds / 2;
+        if self.ticks < least || self.bytes < self.ticks * LEAST_BYTES {
+            let Self { ticks, bytes } = self;
+            return Err(format!("no load: {ticks} ticks and {bytes} bytes").into());
+        }
+        Ok(())
+    }
 }
 
 /// What one of them has been told.
