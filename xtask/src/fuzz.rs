@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
-use crate::command::run;
+use crate::command::{output, run};
 use crate::step::Tally;
 use crate::tree::Tree;
 
@@ -85,6 +85,8 @@ fn name(target: Target) -> String {
 fn one(tree: &Tree, name: &str, selection: &Selection) -> Result<()> {
     let found = tree.target("fuzz-corpus").join(name);
     fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
+    output(Command::new("cargo").args(["fuzz", "--version"]))
+        .context("cargo-fuzz is missing; type `cargo xtask setup fuzz` to install it")?;
     run(Command::new("cargo")
         .current_dir(tree.root())
         // The code is safe Rust: what a sanitizer would look for is not there, and
@@ -98,5 +100,4 @@ fn one(tree: &Tree, name: &str, selection: &Selection) -> Result<()> {
         .arg("--")
         .args(LIMITS)
         .arg(format!("-max_total_time={}", selection.seconds)))
-    .context("is cargo-fuzz there? cargo xtask setup fuzz installs it")
 }

@@ -46,6 +46,24 @@ pub(crate) fn lint(tree: &Tree) -> Tally {
             "warnings",
         ],
     );
+    // The same folder, since most of what it is made of has been checked there.
+    let target = tree.target("").display().to_string();
+    cargo(
+        "Lint what is fuzzed",
+        "",
+        &[
+            "clippy",
+            "--manifest-path",
+            "fuzz/Cargo.toml",
+            // Nothing else tells that its lock file is behind the workspace's.
+            "--locked",
+            "--target-dir",
+            &target,
+            "--",
+            "-D",
+            "warnings",
+        ],
+    );
     cargo(
         "Check licences, sources and duplicates of dependencies",
         "",
@@ -59,20 +77,25 @@ pub(crate) fn lint(tree: &Tree) -> Tally {
             "sources",
         ],
     );
-    cargo(
-        "Check the same of the programs for the kernel",
-        "",
-        &[
-            "deny",
-            "--manifest-path",
-            "collector-ebpf/Cargo.toml",
-            "check",
-            "--hide-inclusion-graph",
-            "bans",
-            "licenses",
-            "sources",
-        ],
-    );
+    for (what, manifest) in [
+        ("the programs for the kernel", "collector-ebpf/Cargo.toml"),
+        ("what is fuzzed", "fuzz/Cargo.toml"),
+    ] {
+        cargo(
+            &format!("Check the same of {what}"),
+            "",
+            &[
+                "deny",
+                "--manifest-path",
+                manifest,
+                "check",
+                "--hide-inclusion-graph",
+                "bans",
+                "licenses",
+                "sources",
+            ],
+        );
+    }
     advisories(tree, &mut tally);
     tally
 }
