@@ -33,6 +33,13 @@ const TIMEOUT: Duration = Duration::from_secs(480);
 const SYSTEMD: &str = "/lib/systemd/systemd";
 /// Those of the accuracy matrix.
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
+/// What the script needs beside busybox, and the packages that have it.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("systemctl", "systemd"),
+    ("systemd-sysusers", "systemd"),
+    ("systemd-tmpfiles", "systemd"),
+    ("setpriv", "util-linux"),
+];
 /// What the first process needs of systemd's own units.
 const TARGETS: [&str; 11] = [
     "basic.target",
@@ -128,14 +135,10 @@ fn files(tree: &Tree) -> Result<Vec<(PathBuf, String)>> {
         let here = tree.root().join(from);
         files.push((here, format!("/usr/share/netio/{to}")));
     }
-    for program in [
-        "systemctl",
-        "systemd-sysusers",
-        "systemd-tmpfiles",
-        "setpriv",
-    ] {
-        let found = find_command(program)
-            .with_context(|| format!("{program} is missing; type `cargo xtask setup tests`"))?;
+    for (program, package) in PROGRAMS {
+        let found = find_command(program).with_context(|| {
+            format!("{program} is missing; type `apt-get install {package}` to install it")
+        })?;
         files.push((found, format!("/usr/bin/{program}")));
     }
     for own in ["systemd", "systemd-executor"] {
