@@ -8,16 +8,17 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::{
-    fs::{FlockOperation, flock, statfs},
+    fs::{FlockOperation, OFlags, flock, statfs},
     io::Errno,
+    process::geteuid,
 };
 
 mod file;
@@ -85,15 +86,12 @@ struct Claimed {
 impl Keep {
     /// Makes the folders, and locks them for this process.
     pub fn claim(pin_path: &Path, state_dir: &Path) -> Result<Self, KeepError> {
-        // Nothing is made in another filesystem.
-        let place = pin_path.ancestors().find(|it| it.exists());
-        let place = place.unwrap_or(pin_path);
-        let kind = statfs(place).map_err(|errno| unusable(place, errno.into()))?;
-        if kind.f_type.cast_unsigned() != BPFFS {
-            return Err(KeepError::NotBpf(pin_path.to_owned()));
-        }
+        only_bpffs(pin_path)?;
         let state = locked(state_dir)?;
         let pins = locked(pin_path)?;
+        for (folder, path) in [(&state, state_dir), (&pins, pin_path)] {
+            only_ours(folder).map_err(|why| unusable(path, why))?;
+        }
         Ok(Self(Arc::new(Claimed {
             pin_path: pin_path.to_owned(),
             state_dir: state_dir.to_owned(),
@@ -106,6 +104,9 @@ impl Keep {
     /// anything. Fails while a collector has them.
     pub fn uninstall(pin_path: &Path, state_dir: &Path) -> Result<bool, KeepError> {
         let mut found = false;
+        if pin_path.exists() {
+            only_bpffs(pin_path)?;
+        }
         if state_dir.exists() {
             let _lock = locked(state_dir)?;
             for file in [STATE, NEXT] {
@@ -230,6 +231,31 @@ impl Store {
     }
 }
 
+/// Nothing is made, or removed, in another filesystem.
+fn only_bpffs(pin_path: &Path) -> Result<(), KeepError> {
+    let place = pin_path.ancestors().find(|it| it.exists());
+    let place = place.unwrap_or(pin_path);
+    let kind = statfs(place).map_err(|errno| unusable(place, errno.into()))?;
+    if kind.f_type.cast_unsigned() == BPFFS {
+        return Ok(());
+    }
+    Err(KeepError::NotBpf(pin_path.to_owned()))
+}
+
+/// Where others can write, they could have this process write anywhere, or believe
+/// anything.
+fn only_ours(folder: &File) -> io::Result<()> {
+    let it = folder.metadata()?;
+    let why = if it.uid() != geteuid().as_raw() {
+        format!("it is the user's with uid {}", it.uid())
+    } else if it.mode() & 0o022 != 0 {
+        format!("others may write to it (mode {:o})", it.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
 /// A folder that this process alone has locked, made if need be.
 fn locked(path: &Path) -> Result<File, KeepError> {
     if let Some(parent) = path.parent() {
@@ -241,7 +267,11 @@ fn locked(path: &Path) -> Result<File, KeepError> {
         }
         _ => {}
     }
-    let folder = File::open(path).map_err(|error| unusable(path, error))?;
+    let folder = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed())
+        .open(path)
+        .map_err(|error| unusable(path, error))?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(folder),
         Err(Errno::WOULDBLOCK) => Err(KeepError::Taken(path.to_owned())),

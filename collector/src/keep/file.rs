@@ -54,10 +54,14 @@ pub(super) fn read(path: &Path) -> Result<Option<State>, String> {
 /// Replaces the file.
 pub(super) fn write(path: &Path, state: &State) -> io::Result<()> {
     let next = path.with_file_name(super::NEXT);
+    // Whatever was left there, a link included, is not written to.
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&next)?;
     file.write_all(&encode(state, &boot_id()?))?;
@@ -139,5 +143,12 @@ mod tests {
         write(&path, &State::default()).unwrap();
         assert_eq!(read(&path), Ok(Some(State::default())));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // Through no link, and over what a writer that was killed has left.
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, path.with_file_name(super::super::NEXT)).unwrap();
+        write(&path, &state()).unwrap();
+        assert_eq!(read(&path), Ok(Some(state())));
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
     }
 }
