@@ -241,6 +241,8 @@ impl Sampler {
         // Before slots are free (see `Watches::changed_state`).
         self.save();
         self.watches.rest();
+        // The next tick frees slots, too, of families that have ended by this.
+        self.save();
     }
 
     fn expire(&mut self) {

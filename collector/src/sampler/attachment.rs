@@ -122,7 +122,12 @@ impl Attachment {
     pub(super) async fn end(self) {
         match self.state {
             State::Detached(Some(going)) => drop(going.await),
-            State::Attaching(attaching) => drop(attaching.await),
+            State::Attaching(attaching) => {
+                // Nobody is to take over what nobody has used.
+                if let Ok(Some(mut kernel)) = attaching.await {
+                    kernel.release();
+                }
+            }
             State::Attached | State::Detached(None) => {}
         }
     }

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::{Order, Sampler, commands::Reply};
 use crate::{
-    kernel::{AllowError, Kernel, KernelInfo, Mark, refusing::RefusingKernel},
+    kernel::{AllowError, Kernel, KernelInfo, refusing::RefusingKernel},
     watches::WatchId,
 };
 
@@ -76,9 +76,7 @@ impl Sampler {
         if let Some(kernel) = kernel {
             self.watches.change_kernel(kernel);
             self.store = self.watches.kernel().store();
-            self.watches
-                .kernel()
-                .set_mark(Mark::Sequence, self.sequence);
+            self.mark_tick();
             self.hand_over_changes();
             self.attachment.use_them();
             self.can_count = true;

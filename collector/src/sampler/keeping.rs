@@ -24,8 +24,10 @@ pub(super) fn last_tick(kernel: &dyn Kernel, clock: &dyn Clock) -> (u64, Instant
     if sequence == 0 {
         return (sequence, now);
     }
-    let read = Duration::from_nanos(kernel.mark(Mark::Time));
-    let since = clock.boot().saturating_sub(read);
+    let since = match kernel.mark(Mark::Time) {
+        0 => Duration::ZERO,
+        read => clock.boot().saturating_sub(Duration::from_nanos(read)),
+    };
     (sequence, now.checked_sub(since).unwrap_or(now))
 }
 

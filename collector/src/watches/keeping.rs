@@ -85,8 +85,9 @@ impl Watches {
             .map(|it| (it.slot, it))
             .collect();
         for family in &state.families {
-            taken.remove(&Slot(family.slot));
-            watches.restore_family(family, &mut found);
+            if taken.remove(&Slot(family.slot)).is_some() {
+                watches.restore_family(family, &mut found);
+            }
         }
         for watch in &state.watches {
             watches.restore_watch(watch, now);

@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 use super::SECOND;
 use crate::{
     Options,
-    kernel::{AllowError, KernelInfo, fake::FakeKernel, refusing::RefusingKernel},
+    kernel::{AllowError, KernelInfo, Mark, fake::FakeKernel, refusing::RefusingKernel},
     server::{
         Listeners,
         rig::{Client, Rig, watch},
@@ -81,7 +81,12 @@ async fn hooks_rest_once_nothing_was_watched_for_long_and_come_for_the_next_watc
     assert_eq!(health.status(), ServingStatus::Serving);
     rig.kernel.traffic(7, 1000, 1000);
 
+    let ticked = rig.kernel.with(|it| std::mem::take(&mut it.marks));
     watch(&mut client, 7).await;
+    // For a collector that comes after a kill before the next tick.
+    let marked = rig.kernel.with(|it| it.marks.clone());
+    assert!(marked[&Mark::Sequence] > ticked[&Mark::Sequence]);
+    assert!(marked[&Mark::Time] > ticked[&Mark::Time]);
     assert_eq!(state(&mut client).await, ProbeState::Attached);
     assert_eq!(attached_again(&rig), 1);
     rig.kernel.traffic(7, 30, 4);
