@@ -9,7 +9,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::chown,
-    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -24,7 +23,6 @@ use support::{
     },
     file, listed,
     load::{Random, Running},
-    output, program,
     puppets::Puppets,
     request,
     service::{UID, lacks, open_folder, unit_capabilities, with_capabilities},
@@ -179,61 +177,6 @@ async fn a_stop_leaves_nothing_unless_it_is_to_count_on() -> Result {
     let collector = bpffs.collector(&INTERVAL)?;
     let mut client = collector.connect().await?;
     assert!(totals(&mut client).await?.is_empty());
-    Ok(())
-}
-
-/// Every folder and pin there is.
-fn pinned(bpffs: &Bpffs) -> Result<BTreeSet<PathBuf>> {
-    let mut found = BTreeSet::new();
-    let mut left = vec![bpffs.pins()];
-    while let Some(path) = left.pop() {
-        if path.is_dir() {
-            for entry in fs::read_dir(&path)? {
-                left.push(entry?.path());
-            }
-        }
-        found.insert(path);
-    }
-    Ok(found)
-}
-
-#[tokio::test]
-async fn a_start_that_fails_leaves_what_is_pinned_as_it_was() -> Result {
-    let Some(bpffs) = bpffs()? else { return Ok(()) };
-    let fail = || -> Result {
-        let folder = tempfile::tempdir()?;
-        let mut start = program("netio-collector");
-        start
-            .args(bpffs.arguments())
-            .args(["--grant", "watch token_file=/nowhere/token"])
-            .arg("--listen")
-            .arg(format!("unix://{}/sock", folder.path().display()));
-        let failed = output(&mut start)?;
-        let told = String::from_utf8_lossy(&failed.stderr);
-        assert_eq!(failed.status.code(), Some(1), "{told}");
-        assert!(told.contains("/nowhere/token"), "{told}");
-        Ok(())
-    };
-    fail()?;
-    assert_eq!(pinned(&bpffs)?, BTreeSet::from([bpffs.pins()]));
-    assert!(!bpffs.state().join("state").exists());
-
-    let mut puppets = Puppets::new()?;
-    let pid = puppets.start()?;
-    let collector = bpffs.collector(&INTERVAL)?;
-    let mut client = collector.connect().await?;
-    let watch = request(&mut client, standing(pid)).await?;
-    puppets.send(pid, 1_000)?;
-    collector.kill()?;
-    let before = pinned(&bpffs)?;
-    assert!(before.len() > 10, "{before:?}");
-    fail()?;
-    assert_eq!(pinned(&bpffs)?, before);
-    puppets.send(pid, 2_000)?;
-    let collector = bpffs.collector(&INTERVAL)?;
-    let mut client = collector.connect().await?;
-    let told = totals(&mut client).await?;
-    assert_eq!(told[&watch.watch_id].sent_bytes_total, 3_000);
     Ok(())
 }
 

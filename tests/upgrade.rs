@@ -17,6 +17,7 @@ use netio::v1::CollectorInfo;
 use support::{
     Collector, Result, binary,
     bpffs::{INTERVAL, bpffs, first_tick, info, standing, totals, wait_until_gone},
+    copy_program,
     load::Running,
     puppets::Puppets,
     request,
@@ -34,9 +35,10 @@ fn other_collector(folder: &Path) -> Result<PathBuf> {
     let place = place.ok_or("the collector holds no object")?;
     // Of the padding in the ELF header.
     program[place + 15] = 1;
-    let path = folder.join("netio-collector");
-    fs::write(&path, program)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let [written, path] = ["written", "netio-collector"].map(|it| folder.join(it));
+    fs::write(&written, program)?;
+    fs::set_permissions(&written, fs::Permissions::from_mode(0o755))?;
+    copy_program(&written, &path)?;
     Ok(path)
 }
 

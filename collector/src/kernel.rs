@@ -132,7 +132,7 @@ pub struct LifeNow {
 pub enum AllowError {
     /// The allow-list was sized for smaller pids.
     #[error(
-        "pid {pid} is beyond the allow-list, which holds pids below {max_pid}; kernel.pid_max was raised after the collector started: restart it"
+        "pid {pid} is beyond the allow-list, which holds pids below {max_pid}; kernel.pid_max was raised after the collector started: stop it without --keep-at-stop, and start it again"
     )]
     PidBeyondAllowList {
         /// The pid.

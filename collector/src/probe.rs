@@ -50,6 +50,7 @@ use error::AttachError;
 pub(crate) use kretprobe::tracefs;
 pub(crate) use preemption::is_full as preemption_is_full;
 use probes::Probes;
+use sizes::Sizes;
 
 /// What to attach.
 #[derive(Clone, Debug)]
@@ -75,6 +76,16 @@ pub enum Keeping {
 /// works. Never fails: if none does, the kernel it returns refuses to watch, and its
 /// info tells causes and remedies.
 pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
+    if let Err(elsewhere) = pid_namespace::is_initial() {
+        tracing::error!(cause = %elsewhere, "nothing can be counted");
+        let modes = options.hooks.modes(false);
+        let attempts = modes.iter().map(|mode| v1::ModeAttempt {
+            mode: (*mode).into(),
+            cause: elsewhere.to_string(),
+            remedy: pid_namespace::REMEDY.to_owned(),
+        });
+        return detached(attempts.collect());
+    }
     if let Keeping::In(keep) = &options.keeping {
         let left = keep.state().and_then(|state| match state {
             Some(state) => take_over(keep, state, options).map(Some),
@@ -88,26 +99,8 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
                 "what a collector before this one has left cannot be taken over: everything begins anew"
             ),
         }
-        if let Err(error) = keep.sweep(None) {
-            tracing::warn!(%error, "old pins cannot be removed");
-        }
     }
     let mut attempts = Vec::new();
-    if let Err(elsewhere) = pid_namespace::is_initial() {
-        tracing::error!(cause = %elsewhere, "nothing can be counted");
-        attempts.extend(
-            options
-                .hooks
-                .modes(false)
-                .iter()
-                .map(|mode| v1::ModeAttempt {
-                    mode: (*mode).into(),
-                    cause: elsewhere.to_string(),
-                    remedy: pid_namespace::REMEDY.to_owned(),
-                }),
-        );
-        return detached(attempts);
-    }
     let btf = kernel_types();
     let preemptible = preemption::is_full();
     if preemptible {
@@ -125,6 +118,11 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
                     "attached the probes"
                 );
                 probes.set_attempts(attempts);
+                // Only now: what was left counts on until others do, and is there still
+                // for the next collector if none can.
+                if let Keeping::In(keep) = &options.keeping {
+                    sweep(keep, probes.pinned());
+                }
                 return Box::new(probes);
             }
             Err(error) => {
@@ -145,9 +143,6 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
 fn take_over(keep: &Keep, state: State, options: &ProbeOptions) -> Result<Probes, String> {
     let hooks = state.hooks.clone().unwrap_or_default();
     let slots = options.limits.slots();
-    if let Err(elsewhere) = pid_namespace::is_initial() {
-        return Err(elsewhere.to_string());
-    }
     let modes = options.hooks.modes(preemption::is_full());
     if !modes.iter().any(|mode| i32::from(*mode) == hooks.mode) {
         return Err("it had another hook mode".to_owned());
@@ -155,18 +150,31 @@ fn take_over(keep: &Keep, state: State, options: &ProbeOptions) -> Result<Probes
     let btf = kernel_types();
     let probes = Probes::take_over(keep, state, btf.as_ref()).map_err(|error| error.to_string())?;
     // What was left behind when a hand-over was broken off.
-    if let Err(error) = keep.sweep(Some(hooks.generation)) {
-        tracing::warn!(%error, "old pins cannot be removed");
-    }
+    sweep(keep, Some(hooks.generation));
     tracing::info!(
         mode = mode_name(probes.info.hook_mode),
         generation = hooks.generation,
         "took over the probes, which have counted on"
     );
+    if let Ok(now) = Sizes::of_host(slots)
+        && hooks.pids < now.pids
+    {
+        tracing::warn!(
+            "the allow-list that goes on holds pids below {}, and kernel.pid_max was raised since: \
+             for larger ones, stop the collector without --keep-at-stop, or uninstall, and start it again",
+            hooks.pids
+        );
+    }
     if (hooks.object, hooks.slots) == (object::fingerprint(), slots) {
         return Ok(probes);
     }
     Ok(renewed(probes, btf.as_ref(), slots))
+}
+
+fn sweep(keep: &Keep, but: Option<u32>) {
+    if let Err(error) = keep.sweep(but) {
+        tracing::warn!(%error, "old pins cannot be removed");
+    }
 }
 
 /// Goes over to this collector's own programs and limits; if that cannot be, those of
@@ -198,9 +206,10 @@ fn attach_again(
     keeping: &Keeping,
 ) -> Box<dyn Kernel> {
     let attached = Probes::attach(mode, kernel_types().as_ref(), slots, keeping);
-    let same = attached.and_then(|probes| {
+    let same = attached.and_then(|mut probes| {
         // What was said of children must stay true.
         if follows_children && !probes.info.follows_children {
+            probes.release();
             return Err(AttachError::new("children cannot be followed any more"));
         }
         Ok(probes)
@@ -222,6 +231,9 @@ fn attach_again(
     }
 }
 
+/// One that only the fentry mode has.
+const FENTRY_PROGRAM: &str = "send_v4";
+
 /// Attaches a mode and lets go of it again: how it works here, or cause and
 /// remedy.
 pub(crate) fn try_mode(
@@ -229,6 +241,10 @@ pub(crate) fn try_mode(
     btf: Option<&Btf>,
 ) -> Result<KernelInfo, (String, &'static str)> {
     let keeping = Keeping::Not("it is tried out".to_owned());
+    if mode == v1::HookMode::Fentry && facts::is_loaded(FENTRY_PROGRAM) {
+        let why = "not tried: a collector counts by it now, which would lose the calls under way";
+        return Err((why.to_owned(), "stop that collector to try it"));
+    }
     Probes::attach(mode, btf, 1, &keeping)
         .map(|probes| probes.info)
         .map_err(|error| (error.to_string(), modes::remedy(mode, &error)))

@@ -107,6 +107,11 @@ impl Attached {
         self.pins.as_ref()
     }
 
+    /// Has it end with the collector; for the first reason that is given.
+    pub(super) fn cannot_be_pinned(&mut self, why: &'static str) {
+        self.unpinnable.get_or_insert(why);
+    }
+
     /// Whether something of it cannot be pinned.
     pub(super) fn unpinnable(&self) -> Option<&'static str> {
         self.unpinnable

@@ -98,6 +98,21 @@ pub(super) fn of(
             ));
         }
     }
+    if mode == v1::HookMode::Fentry {
+        spots.push(spot(
+            "under-way",
+            "A call that is under way when probes are attached to its function or detached from \
+             it, netio's or another program's, is not counted.",
+            "keep the collector running and other fexit programs away, or use the tracepoint mode",
+        ));
+    } else if attached.has_hook("fexit/sock_splice_read") {
+        spots.push(spot(
+            "splice-under-way",
+            "A splice from a connection that is under way when probes are attached to its function \
+             or detached from it, netio's or another program's, is not counted.",
+            "keep the collector running, and other fexit programs away",
+        ));
+    }
     match mode {
         v1::HookMode::Kprobe => spots.extend(kprobe(attached)),
         _ if attached.has_hook(RECORD_HOOK) => {} // "splice-in" says it

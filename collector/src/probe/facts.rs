@@ -1,7 +1,7 @@
 //! What the kernel tells of a program, by its descriptor.
 //!
 //! Takes a descriptor, whose facts /proc shows; so it needs no right to look programs
-//! up by their ids, which is root's.
+//! up by their ids, which is root's. But for [`is_loaded`], which does.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -38,6 +38,12 @@ impl Facts {
         let mut lines = self.0.lines();
         lines.find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
     }
+}
+
+/// Whether anybody has loaded a program of this name; no, if that cannot be told.
+pub(super) fn is_loaded(name: &str) -> bool {
+    let mut programs = aya::programs::loaded_programs().flatten();
+    programs.any(|program| program.name_as_str() == Some(name))
 }
 
 #[cfg(test)]

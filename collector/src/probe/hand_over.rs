@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    thread,
+    fs, thread,
     time::Duration,
 };
 
@@ -237,8 +237,14 @@ impl Both<'_> {
             let mut only = CpuSet::new();
             only.set(cpu as usize);
             match sched_setaffinity(None, &only) {
+                Ok(()) => {}
                 // It is off line, so nothing runs there.
-                Ok(()) | Err(Errno::INVAL) => {}
+                Err(Errno::INVAL) if !is_online(cpu) => {}
+                Err(Errno::INVAL) => {
+                    return Err(AttachError::new(format!(
+                        "CPU {cpu} is one that this process may not run on"
+                    )));
+                }
                 Err(error) => return Err(error.into()),
             }
             for ((old, new), apart) in self.slots.iter().zip(&mut apart) {
@@ -247,6 +253,16 @@ impl Both<'_> {
             }
         }
         Ok(apart)
+    }
+}
+
+/// Whether something may run on a CPU. One that cannot be put off line has no file that
+/// tells of it.
+fn is_online(cpu: u32) -> bool {
+    let folder = format!("/sys/devices/system/cpu/cpu{cpu}");
+    match fs::read_to_string(format!("{folder}/online")) {
+        Ok(told) => told.trim() == "1",
+        Err(_) => fs::exists(&folder).unwrap_or(true),
     }
 }
 

@@ -88,6 +88,10 @@ fn attached(
     programs(&mut to)?;
     if let Err(error) = lives(&mut to) {
         tracing::warn!(cause = %error, "children cannot be followed");
+        to.cannot_be_pinned(
+            "exits are not seen in the kernel, so that without a collector the next user of a \
+             pid would be counted",
+        );
     }
     if let Err(error) = changes(&mut to) {
         tracing::warn!(cause = %error, "processes that start are found only by looking for them");

@@ -34,7 +34,8 @@ const SYSTEMD: &str = "/lib/systemd/systemd";
 /// Those of the accuracy matrix.
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// What the script needs beside busybox, and the packages that have it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
+    ("bash", "bash"),
     ("systemctl", "systemd"),
     ("systemd-sysusers", "systemd"),
     ("systemd-tmpfiles", "systemd"),

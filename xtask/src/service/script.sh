@@ -150,6 +150,47 @@ check 'what passes while it is killed and started again is counted' 'it is not' 
 check 'what it keeps is durable' "$(netio-client info | grep -i -A2 durab)" \
     info_has '"durable":true'
 
+# In the fentry mode programs that come or go lose the calls under way. So other limits
+# do not take over there, and doctor lets it be.
+systemctl reset-failed $unit
+fentry=/etc/systemd/system/$unit.d/fentry.conf
+printf '[Service]\nEnvironment=NETIO_HOOKS=fentry\n' >$fentry
+systemctl daemon-reload
+systemctl restart $unit
+check 'the fentry mode attaches' "$(netio-client info)" within 30 info_has '"hook_mode":"fentry"'
+mkfifo /run/feed
+busybox nc -l -p 7777 </run/feed >/dev/null &
+exec 5>/run/feed
+# 7777 in hexadecimal.
+within 10 grep -q :1E61 /proc/net/tcp
+bash -c 'exec 3<>/dev/tcp/127.0.0.1/7777 && exec busybox head -c 20000 <&3' >/dev/null &
+reader=$!
+sleep 1
+check 'a process that waits for data is watched' 'it is not' netio-client watch --pid $reader --detach
+watch=$(netio-client list --output json | sed -n 's/.*"watch_id":"\([^"]*\)".*/\1/p')
+has_received() {
+    netio-client watch --watch-id "$watch" --count 1 --output json | grep -F "\"received_bytes_total\":$1,"
+}
+before=$(main_pid)
+echo Environment=NETIO_MAX_PROCESSES=300 >>$fentry
+systemctl daemon-reload
+: >$log
+kill -KILL "$before"
+check 'a killed collector comes with other limits' "$(property Result)" within 30 restarted "$before"
+check 'the programs of before go on' 'that is not logged' within 20 grep 'the probes of before go on' $log
+head -c 1234 /dev/zero >&5
+check 'a call that waited all the time is counted' "$(netio-client list)" within 20 has_received 1234
+check 'doctor does not try what is in use' 'it does' \
+    sh -c 'netio-collector doctor | grep -F "not tried: a collector counts by it"'
+head -c 777 /dev/zero >&5
+check 'a call that waited meanwhile is counted, too' "$(netio-client list)" within 20 has_received 2011
+exec 5>&-
+kill $reader
+rm $fentry
+systemctl daemon-reload
+systemctl restart $unit
+within 30 is_active
+
 systemctl reset-failed $unit
 before=$(main_pid)
 kill -STOP "$before"
