@@ -19,7 +19,7 @@ use netio::v1::{
     WatchRequest, net_io_service_client::NetIoServiceClient, watch_request::Life,
 };
 use netio_abi::NO_SLOT;
-use support::{Collector, Result, next_tick, puppets::Puppets, skip};
+use support::{Collector, Result, next_tick, puppets::Puppets, servers::free_address, skip};
 use tonic::{Code, Streaming, transport::Channel};
 
 type Client = NetIoServiceClient<Channel>;
@@ -375,13 +375,11 @@ fn is_there(pid: u32) -> bool {
 async fn run(seed: u64, arguments: &[&str]) -> Result<usize> {
     eprintln!("NETIO_SEED={seed}");
     // A second owner calls over TCP.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port();
-    let tcp = format!("tcp://127.0.0.1:{port}");
+    let address = free_address()?;
+    let tcp = format!("tcp://{address}");
     let arguments = [&["--interval", "100ms", "--listen", &tcp], arguments].concat();
     let collector = Collector::start(&arguments)?;
-    let other_owner = format!("http://127.0.0.1:{port}");
+    let other_owner = format!("http://{address}");
     let is_limited = arguments.contains(&"--max-processes");
     let mut run = Run::begin(seed, &collector, &other_owner, is_limited).await?;
     for _ in 0..STEPS {

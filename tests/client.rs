@@ -15,8 +15,8 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    Collector, PATIENCE, Result, binary, connection, copy_program, lacks_kernel, program, signal,
-    skip, transfer, wait, without_netio_variables,
+    Collector, PATIENCE, Result, binary, connection, copy_program, lacks_kernel, program,
+    servers::free_address, signal, skip, transfer, wait, without_netio_variables,
 };
 
 fn client(arguments: &[&str]) -> Command {
@@ -189,8 +189,7 @@ fn a_collector_on_tcp_is_used() -> Result {
     if skip(lacks_kernel()) {
         return Ok(());
     }
-    // A port that is free now; the collector has it a moment later.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let free = free_address()?;
     let endpoint = format!("tcp://{free}");
     let collector = Collector::start(&["--interval", "100ms", "--listen", &endpoint])?;
     let start = Instant::now();

@@ -21,7 +21,14 @@ mod support;
 #[path = "hostile/wire.rs"]
 mod wire;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use netio::v1::{
     GetCollectorInfoRequest, SubscribeResponse, net_io_service_client::NetIoServiceClient,
@@ -32,14 +39,6 @@ use tonic::{Streaming, transport::Channel};
 
 /// What memory may grow by in a test: caches, and what the allocator keeps.
 const GROWTH: u64 = 24 << 20;
-
-/// Resident memory, in bytes.
-fn memory(collector: &Collector) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", collector.pid()))?;
-    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|it| it.split_whitespace().next());
-    Ok(kib.ok_or("no VmRSS")?.parse::<u64>()? * 1024)
-}
 
 /// Open descriptors.
 fn descriptors(collector: &Collector) -> Result<usize> {
@@ -66,7 +65,8 @@ async fn subscribers(client: &mut NetIoServiceClient<Channel>) -> Result<u32> {
 /// A subscriber that reads all the while, and misses nothing.
 struct Steady {
     stop: oneshot::Sender<()>,
-    reading: JoinHandle<std::result::Result<u64, String>>,
+    ticks: Arc<AtomicU64>,
+    reading: JoinHandle<std::result::Result<(), String>>,
 }
 
 impl Steady {
@@ -76,34 +76,45 @@ impl Steady {
         let watch = support::watch(&mut client, std::process::id()).await?;
         let ticks = subscribe(&mut client, &watch).await?;
         let (stop, stopped) = oneshot::channel();
+        let count = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&count);
         let reading = tokio::spawn(async move {
-            let read = Self::read(ticks, stopped).await;
+            let read = Self::read(ticks, &counted, stopped).await;
             read.map_err(|error| error.to_string())
         });
-        Ok(Self { stop, reading })
+        Ok(Self {
+            stop,
+            ticks: count,
+            reading,
+        })
     }
 
     async fn read(
         mut ticks: Streaming<SubscribeResponse>,
+        count: &AtomicU64,
         mut stopped: oneshot::Receiver<()>,
-    ) -> Result<u64> {
+    ) -> Result {
         let mut last = next_tick(&mut ticks).await?.sequence;
-        let mut count = 1;
         loop {
+            count.fetch_add(1, Ordering::Relaxed);
             let tick = tokio::select! {
                 tick = next_tick(&mut ticks) => tick?,
-                _ = &mut stopped => return Ok(count),
+                _ = &mut stopped => return Ok(()),
             };
             if tick.sequence != last + 1 {
                 return Err(format!("tick {} after {last}", tick.sequence).into());
             }
             last = tick.sequence;
-            count += 1;
         }
     }
 
+    /// The ticks that it has had so far.
+    fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
     /// Fails if it missed a tick.
-    async fn end(self) -> Result<u64> {
+    async fn end(self) -> Result {
         // It may have failed by then.
         let _ = self.stop.send(());
         Ok(tokio::time::timeout(PATIENCE, self.reading).await???)

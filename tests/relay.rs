@@ -12,6 +12,7 @@ use std::{
 use support::{
     PATIENCE, Result,
     relay::{Relay, Totals},
+    servers::free_address,
 };
 
 /// A server for `connections` clients, each served by `serve` in a thread.
@@ -139,8 +140,7 @@ fn a_server_that_leaves_data_unread_puts_the_truth_in_doubt() -> Result {
 
 #[test]
 fn a_server_that_is_not_there_puts_the_truth_in_doubt() -> Result {
-    let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let relay = Relay::to(nobody)?;
+    let relay = Relay::to(free_address()?)?;
     drop(TcpStream::connect(relay.address)?);
     relay.totals().expect_err("nobody was served");
     Ok(())

@@ -22,6 +22,7 @@ use support::{
     Collector, PATIENCE, Result, binary,
     bpffs::bpffs,
     connection, file, lacks_kernel, next_tick, reason, request,
+    servers::free_address,
     service::{UID, lacks, open_folder, unit, unit_capabilities, with_capabilities},
     settled, skip, subscribe, transfer, unwatch, wait, without_netio_variables,
 };
@@ -303,8 +304,7 @@ async fn sockets_that_are_handed_over_are_served_and_left() -> Result {
     }
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("handed.sock");
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let address = format!("127.0.0.1:{port}");
+    let address = free_address()?.to_string();
     let mut activate = Command::new("systemd-socket-activate");
     activate
         .arg("--listen")

@@ -14,7 +14,7 @@ use netio::{
 use tempfile::TempDir;
 
 use super::{
-    GROWTH, Steady, descriptors, memory,
+    GROWTH, Steady, descriptors,
     support::{self, Collector, Result, program, servers::free_address, skip},
 };
 
@@ -93,22 +93,27 @@ async fn fault_07_half_open_tls_handshakes_keep_nobody_out() -> Result {
     let site = Site::start()?;
     let steady = Steady::start(&site.collector).await?;
     site.serves().await?;
-    let (before, open) = (memory(&site.collector)?, descriptors(&site.collector)?);
+    let (before, open) = (site.collector.resident()?, descriptors(&site.collector)?);
     let held: Result<Vec<_>> = (0..HALF_OPEN).map(|_| begin(site.address)).collect();
     let held = held?;
     let took = site.serves().await?;
     // Before the first of them is given up for its age.
     assert!(took < Duration::from_secs(3), "{took:?}");
-    let most = descriptors(&site.collector)?;
+    let (most, held_in) = (descriptors(&site.collector)?, site.collector.resident()?);
     assert!(most <= open + 256 + 8, "{open}, then {most}");
     let begin = Instant::now();
     while descriptors(&site.collector)? > open {
         assert!(begin.elapsed() < support::PATIENCE, "they are not given up");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let after = memory(&site.collector)?;
-    eprintln!("served after {took:?}; memory {before} B, then {after} B");
-    assert!(after.saturating_sub(before) < GROWTH, "{before} to {after}");
+    let after = site.collector.resident()?;
+    eprintln!("served after {took:?}; memory {before} B, {held_in} B, then {after} B");
+    for memory in [held_in, after] {
+        assert!(
+            memory.saturating_sub(before) < GROWTH,
+            "{before} to {memory}"
+        );
+    }
     drop(held);
     steady.end().await?;
     Ok(())
@@ -123,7 +128,7 @@ async fn fault_06_resets_during_tls_handshakes_leave_it_serving() -> Result {
     let site = Site::start()?;
     let steady = Steady::start(&site.collector).await?;
     site.serves().await?;
-    let (before, open) = (memory(&site.collector)?, descriptors(&site.collector)?);
+    let (before, open) = (site.collector.resident()?, descriptors(&site.collector)?);
     let address = site.address;
     let flood = tokio::task::spawn_blocking(move || {
         let flood = || -> Result {
@@ -150,7 +155,7 @@ async fn fault_06_resets_during_tls_handshakes_leave_it_serving() -> Result {
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let after = memory(&site.collector)?;
+    let after = site.collector.resident()?;
     eprintln!("served after {took:?}; memory {before} B, then {after} B");
     assert!(after.saturating_sub(before) < GROWTH, "{before} to {after}");
     steady.end().await?;

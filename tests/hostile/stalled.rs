@@ -8,7 +8,7 @@ use tonic::{Code, Request, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
 use super::{
-    GROWTH, Steady, descriptors, memory, subscribers,
+    GROWTH, Steady, descriptors, subscribers,
     support::{self, Collector, PATIENCE, Result, skip, subscribe},
     wire::{self, ALL, INITIAL_WINDOW_SIZE, Peer},
 };
@@ -42,7 +42,7 @@ async fn fault_01_readers_that_never_read_are_dropped_with_bounded_memory() -> R
         support::watch(&mut client, puppet.0.id()).await?;
         puppets.push(puppet);
     }
-    let (before, open) = (memory(&collector)?, descriptors(&collector)?);
+    let (before, open) = (collector.resident()?, descriptors(&collector)?);
     let mut peers = Vec::new();
     for connection in 0..CONNECTIONS {
         let window = if connection % 2 == 0 { ALL } else { 1_000 };
@@ -55,7 +55,7 @@ async fn fault_01_readers_that_never_read_are_dropped_with_bounded_memory() -> R
     }
     while subscribers(&mut client).await? > 1 {
         assert!(begin.elapsed() < PATIENCE, "not all are dropped");
-        most = most.max(memory(&collector)?);
+        most = most.max(collector.resident()?);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let took = begin.elapsed();
