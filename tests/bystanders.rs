@@ -17,15 +17,18 @@ use netio::v1::{
     net_io_service_client::NetIoServiceClient,
 };
 use support::{
-    Collector, PATIENCE, Result, next_tick, puppets::Puppets, raw_http2, reason, request, sample,
-    servers::free_address, settled, skip, subscribe, unwatch, watch,
+    Collector, PATIENCE, Result, next_tick, program, puppets::Puppets, raw_http2, reason, request,
+    sample, servers::free_address, settled, skip, subscribe, unwatch, watch,
 };
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
-/// A collector on its Unix socket and at this address.
+/// A collector on its Unix socket and at this address, with its log in a file.
 fn on_tcp(address: std::net::SocketAddr, arguments: &[&str]) -> Result<Collector> {
-    let tcp = format!("tcp://{address}");
-    let collector = Collector::start(&[&["--listen", &tcp], arguments].concat())?;
+    let mut command = program("netio-collector");
+    command.arg("--listen").arg(format!("tcp://{address}"));
+    command.args(arguments);
+    let collector = Collector::start_logged(command, tempfile::tempdir()?)?;
     let start = Instant::now();
     while TcpStream::connect(address).is_err() {
         assert!(start.elapsed() < PATIENCE, "nobody listens at {address}");
@@ -155,12 +158,17 @@ async fn fault_04_a_stop_waits_for_no_mute_peer_and_no_stalled_reader() -> Resul
             }
         };
         assert_eq!(status.code(), Code::Unavailable, "{status}");
+        let info = status.get_details_error_info().ok_or("no reason")?;
+        assert_eq!(info.reason, "SHUTTING_DOWN", "{status}");
     }
     let ended = collector.end()?;
     let took = begin.elapsed();
     assert!(ended.success(), "{ended}");
     assert!(took <= Duration::from_secs(5), "{took:?}");
     println!("it ended {took:.2?} after SIGTERM");
+    let log = collector.log()?;
+    let told = "stopped: cut off the connections that did not close";
+    assert_eq!(log.matches(told).count(), 1, "{log}");
     drop((mute, slow, stalled));
     Ok(())
 }

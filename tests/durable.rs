@@ -39,6 +39,7 @@ async fn fault_15_fifty_kills_under_load_lose_and_double_nothing() -> Result {
     let mut random = Random(42);
     let mut watches: BTreeMap<String, (u32, Watch)> = BTreeMap::new();
     let (mut generations, mut sequence) = (BTreeSet::new(), 0);
+    let mut lineage = None;
     let start = Instant::now();
     for kill in 0..=KILLS {
         let collector = bpffs.collector(&INTERVAL)?;
@@ -52,7 +53,10 @@ async fn fault_15_fifty_kills_under_load_lose_and_double_nothing() -> Result {
             tick.sequence
         );
         sequence = tick.sequence;
-        assert!(generations.insert(tick.instance.unwrap_or_default().generation));
+        let instance = tick.instance.ok_or("no instance")?;
+        assert!(generations.insert(instance.generation));
+        let first = *lineage.get_or_insert(instance.generation);
+        assert_eq!(instance.lineage, first, "after {kill} kills");
         let list = client
             .list_watches(ListWatchesRequest {})
             .await?

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use netio::v1::{GetCollectorInfoRequest, HookMode, SubscribeResponse, Target, WatchRequest};
 use support::{
-    Collector, Result, binary, connection, lacks_kernel, reason, request, settled, skip, subscribe,
-    transfer,
+    Collector, Result, binary, connection, lacks_kernel, output, program, reason, request, settled,
+    skip, subscribe, transfer,
 };
 use tokio::sync::Mutex;
 use tonic::{Code, Streaming};
@@ -18,14 +18,25 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 
 const BYTES: usize = 4_711;
 
-/// A collector that sees no BTF of the kernel; tracefs it sees, which not every machine
-/// mounts.
+/// Hides the kernel's BTF.
+const NO_BTF: &str = "mount -t tmpfs none /sys/kernel/btf";
+/// Shows tracefs, which not every machine mounts.
+const TRACEFS: &str =
+    "{ test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; }";
+/// Hides tracefs, wherever it is mounted.
+const NO_TRACEFS: &str =
+    "mount -t tmpfs none /sys/kernel/tracing && mount -t tmpfs none /sys/kernel/debug";
+
+/// A collector that sees no BTF of the kernel, but tracefs.
 fn without_btf(arguments: &[&str]) -> Result<Collector> {
-    const PREPARE: &str = "mount -t tmpfs none /sys/kernel/btf && \
-        { test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; } && \
-        exec \"$0\" \"$@\"";
+    where_is([NO_BTF, TRACEFS], arguments)
+}
+
+/// A collector on a machine of which something is hidden.
+fn where_is(changes: [&str; 2], arguments: &[&str]) -> Result<Collector> {
+    let prepare = format!("{} && exec \"$0\" \"$@\"", changes.join(" && "));
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", PREPARE]);
+    command.args(["--mount", "sh", "-c", &prepare]);
     command.arg(binary("netio-collector")).args(arguments);
     command.env("NETIO_LOG", "error");
     Collector::start_command(command, tempfile::tempdir()?)
@@ -43,6 +54,11 @@ async fn fault_20_without_btf_bytes_are_exact_and_what_cannot_be_is_refused() ->
     let info = info.await?.into_inner().info.ok_or("no info")?;
     assert_eq!(info.hook_mode(), HookMode::Tracepoint);
     assert!(!info.blind_spots.is_empty(), "what it misses is not told");
+    let shown = shown(&collector)?;
+    assert!(shown.contains("tracepoint"), "{shown}");
+    for spot in &info.blind_spots {
+        assert!(shown.contains(&spot.id), "{}: {shown}", spot.id);
+    }
 
     let own = Target::pid(std::process::id());
     let watch = request(&mut client, WatchRequest::new(own.clone())).await?;
@@ -79,7 +95,40 @@ async fn fault_20_hooks_that_do_not_load_refuse_to_watch_and_say_why() -> Result
         assert!(status.message().contains(word), "{status}");
     }
     assert_eq!(reason(refused)?, "PROBES_NOT_ATTACHED");
+    let shown = shown(&collector)?;
+    assert!(shown.contains("CONFIG_DEBUG_INFO_BTF=y"), "{shown}");
     Ok(())
+}
+
+#[tokio::test]
+async fn fault_20_where_no_mode_attaches_each_says_why() -> Result {
+    if skip(lacks_kernel()) {
+        return Ok(());
+    }
+    let collector = where_is([NO_BTF, NO_TRACEFS], &[])?;
+    let mut client = collector.connect().await?;
+    let own = WatchRequest::new(Target::pid(std::process::id()));
+    let refused = client.watch(own).await;
+    let code = refused.as_ref().err().map(tonic::Status::code);
+    assert_eq!(code, Some(Code::FailedPrecondition));
+    assert_eq!(reason(refused)?, "PROBES_NOT_ATTACHED");
+    let shown = shown(&collector)?;
+    let info = client.get_collector_info(GetCollectorInfoRequest {});
+    let info = info.await?.into_inner().info.ok_or("no info")?;
+    assert_eq!(info.attempts.len(), 3, "{:?}", info.attempts);
+    for attempt in &info.attempts {
+        for text in [&attempt.cause, &attempt.remedy] {
+            assert!(!text.is_empty() && shown.contains(text), "{text}: {shown}");
+        }
+    }
+    Ok(())
+}
+
+/// What `netio-client info` shows of it.
+fn shown(collector: &Collector) -> Result<String> {
+    let mut info = program("netio-client");
+    info.args(["info", "--endpoint", &collector.endpoint()]);
+    Ok(String::from_utf8(output(&mut info)?.stdout)?)
 }
 
 /// A collector that counts in one way, with a stream of its watch of this process.

@@ -9,11 +9,12 @@ use std::{
     time::Instant,
 };
 
-use netio::v1::ListWatchesRequest;
+use netio::v1::{ListWatchesRequest, Target, WatchRequest};
 use support::{
-    Collector, PATIENCE, Result, binary, connection, lacks_kernel, servers::children, settled,
-    skip, subscribe, transfer, watch, without_netio_variables,
+    Collector, PATIENCE, Result, binary, connection, lacks_kernel, reason, servers::children,
+    settled, skip, subscribe, transfer, watch, without_netio_variables,
 };
+use tonic::Code;
 
 /// Killed when dropped, and with it what it has forked.
 struct Killed(Child);
@@ -35,8 +36,8 @@ fn elsewhere(arguments: &[&str]) -> Result<(bool, String)> {
     Ok((output.status.success(), String::from_utf8(text)?))
 }
 
-#[test]
-fn fault_14_in_another_pid_namespace_nothing_is_watched_and_it_says_why() -> Result {
+#[tokio::test]
+async fn fault_14_in_another_pid_namespace_nothing_is_watched_and_it_says_why() -> Result {
     if skip(lacks_kernel()) {
         return Ok(());
     }
@@ -47,7 +48,21 @@ fn fault_14_in_another_pid_namespace_nothing_is_watched_and_it_says_why() -> Res
     }
     let (ended_well, text) = elsewhere(&["doctor"])?;
     assert!(!ended_well, "{text}");
-    assert!(text.contains("FAIL  pid namespace"), "{text}");
+    for words in ["FAIL  pid namespace", "--pid=host"] {
+        assert!(text.contains(words), "{words} is missing in:\n{text}");
+    }
+
+    // A service that was started there says the same to whoever calls it.
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(binary("netio-collector"));
+    let collector = Collector::start_command(command, tempfile::tempdir()?)?;
+    let mut client = collector.connect().await?;
+    let refused = client.watch(WatchRequest::new(Target::pid(1))).await;
+    let status = refused.as_ref().err().ok_or("it was not refused")?;
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("--pid=host"), "{status}");
+    assert_eq!(reason(refused)?, "PROBES_NOT_ATTACHED");
     Ok(())
 }
 

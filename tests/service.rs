@@ -157,6 +157,17 @@ async fn fault_19_another_user_with_the_units_capabilities_counts_everything() -
     assert_confined(collector.pid(), needed)
 }
 
+/// What is told of each that is missing.
+const COSTS: [(&str, &str); 4] = [
+    ("CAP_BPF", "nothing can be counted"),
+    ("CAP_PERFMON", "nothing can be counted"),
+    ("CAP_SYS_PTRACE", "no process is found by port"),
+    (
+        "CAP_DAC_READ_SEARCH",
+        "no other user's process is found by port",
+    ),
+];
+
 #[test]
 fn fault_19_what_is_missing_is_told_at_the_start_and_by_doctor() -> Result {
     if skip(lacks_kernel().or(lacks("setpriv"))) {
@@ -166,23 +177,16 @@ fn fault_19_what_is_missing_is_told_at_the_start_and_by_doctor() -> Result {
     let told = String::from_utf8(doctor.stdout)?;
     assert!(!doctor.status.success());
     let folder = open_folder()?;
-    let log = folder.path().join("log");
-    let mut command = with_capabilities(&[]);
-    command.stderr(fs::File::create(&log)?);
-    let mut collector = Collector::start_command(command, folder)?;
+    let mut collector = Collector::start_logged(with_capabilities(&[]), folder)?;
     collector.terminate()?;
-    let log = fs::read_to_string(&log)?;
-    for capability in [
-        "CAP_BPF",
-        "CAP_PERFMON",
-        "CAP_SYS_PTRACE",
-        "CAP_DAC_READ_SEARCH",
-    ] {
-        assert!(log.contains(&format!("{capability} is missing")), "{log}");
-        let mut lines = told.lines().filter(|line| line.contains(capability));
-        assert!(lines.any(|line| line.contains("missing")), "{told}");
+    let log = collector.log()?;
+    for (capability, cost) in COSTS {
+        for told in [&log, &told] {
+            let mut lines = told.lines().filter(|line| line.contains(capability));
+            let is_told = lines.any(|line| line.contains("missing") && line.contains(cost));
+            assert!(is_told, "{capability}: {told}");
+        }
     }
-    assert!(told.contains("no process is found by port"), "{told}");
     Ok(())
 }
 
@@ -198,10 +202,7 @@ async fn fault_19_each_missing_capability_is_told_and_costs_what_is_said() -> Re
         let rest = all.split(' ').filter(|it| *it != missing);
         let rest: Vec<_> = rest.map(str::to_owned).collect();
         let folder = open_folder()?;
-        let log = folder.path().join("log");
-        let mut command = with_capabilities(&rest);
-        command.stderr(fs::File::create(&log)?);
-        let collector = Collector::start_command(command, folder)?;
+        let collector = Collector::start_logged(with_capabilities(&rest), folder)?;
         let mut client = collector.connect().await?;
         let by_pid = WatchRequest::new(Target::pid(std::process::id()));
         if ["CAP_BPF", "CAP_PERFMON"].contains(&missing) {
@@ -217,9 +218,11 @@ async fn fault_19_each_missing_capability_is_told_and_costs_what_is_said() -> Re
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let by_port = Target::port(listener.local_addr()?.port());
             let refused = client.watch(WatchRequest::new(by_port)).await;
+            let code = refused.as_ref().err().map(tonic::Status::code);
+            assert_eq!(code, Some(tonic::Code::NotFound), "{missing}");
             assert_eq!(reason(refused)?, "PROCESS_NOT_FOUND", "{missing}");
         }
-        let log = fs::read_to_string(&log)?;
+        let log = collector.log()?;
         let mut told = log.lines().filter(|line| line.contains("is missing"));
         assert!(told.any(|line| line.contains(missing)), "{missing}: {log}");
         assert!(told.next().is_none(), "{log}");

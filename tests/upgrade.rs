@@ -9,6 +9,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -47,10 +48,10 @@ async fn fault_16_upgrades_under_load_lose_and_double_nothing() -> Result {
     let Some(bpffs) = bpffs()? else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let [this, other] = [binary("netio-collector"), other_collector(folder.path())?];
-    let own = bpffs.arguments();
-    let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let start = |program: &Path, more: &[&str]| {
-        Collector::start_program(program, &[&own[..], &INTERVAL, more].concat())
+        let mut command = Command::new(program);
+        command.args(bpffs.arguments()).args(INTERVAL).args(more);
+        Collector::start_logged(command, tempfile::tempdir()?)
     };
     let mut load = Running::start(0x0123_4567_89ab_cdef)?;
     let collector = start(&this, &[])?;
@@ -80,6 +81,13 @@ async fn fault_16_upgrades_under_load_lose_and_double_nothing() -> Result {
             info.programs.iter().map(|it| it.program_id).collect()
         };
         assert!(ids(&before).is_disjoint(&ids(&now)), "in round {round}");
+        let log = collector.log()?;
+        for told in [
+            "took over the probes",
+            "the probes of before have handed over to others",
+        ] {
+            assert!(log.contains(told), "{told}, in round {round}: {log}");
+        }
         wait_until_gone(&before)?;
         before = now;
         let tick = first_tick(&mut client).await?;
@@ -101,12 +109,24 @@ async fn fault_16_upgrades_under_load_lose_and_double_nothing() -> Result {
     Ok(())
 }
 
+/// It has said that what there was is of no use, and why.
+fn assert_anew(log: &str, why: &str) {
+    let mut lines = log.lines();
+    let told = lines.find(|line| line.contains("everything begins anew"));
+    assert!(told.is_some_and(|line| line.contains(why)), "{why}: {log}");
+}
+
 #[tokio::test]
 async fn fault_16_what_is_damaged_is_not_trusted() -> Result {
     let Some(bpffs) = bpffs()? else { return Ok(()) };
     let mut puppets = Puppets::new()?;
     let pid = puppets.start()?;
-    for damage in ["cut off", "missing", "of before", "without a map"] {
+    for (damage, why) in [
+        ("cut off", "is damaged"),
+        ("missing", "no state"),
+        ("of before", "the pinned maps belong to"),
+        ("without a map", "map COUNTERS"),
+    ] {
         let collector = bpffs.collector(&INTERVAL)?;
         let mut client = collector.connect().await?;
         let before = info(&mut client).await?;
@@ -124,9 +144,10 @@ async fn fault_16_what_is_damaged_is_not_trusted() -> Result {
             "of before" => fs::write(&state, older)?,
             _ => fs::remove_file(bpffs.pins().join("v1/1/maps/COUNTERS"))?,
         }
-        let mut collector = bpffs.collector(&INTERVAL)?;
+        let mut collector = bpffs.logged(&INTERVAL)?;
         let mut client = collector.connect().await?;
         assert!(totals(&mut client).await?.is_empty(), "{damage}");
+        assert_anew(&collector.log()?, why);
         assert!(info(&mut client).await?.durable, "{damage}");
         // Nothing of before counts on.
         wait_until_gone(&before)?;
@@ -181,9 +202,14 @@ async fn fault_16_a_map_of_another_layout_is_refused() -> Result {
             replace(&maps.join("COUNTERS"), change)?;
         }
 
-        let mut collector = bpffs.collector(&INTERVAL)?;
+        let mut collector = bpffs.logged(&INTERVAL)?;
         let mut client = collector.connect().await?;
         assert!(totals(&mut client).await?.is_empty(), "{change}");
+        let why = match change {
+            "version" => "the pinned maps have layout",
+            _ => "map COUNTERS is pinned with another layout",
+        };
+        assert_anew(&collector.log()?, why);
         assert!(info(&mut client).await?.durable, "{change}");
         wait_until_gone(&before)?;
         let watch = request(&mut client, standing(pid)).await?;

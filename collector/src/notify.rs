@@ -126,9 +126,16 @@ fn watchdog(microseconds: Option<OsString>, pid: Option<OsString>) -> Option<Dur
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::{sync::mpsc, time::Instant};
+
     use tempfile::TempDir;
 
     use super::*;
+    use crate::{
+        Options,
+        access::tests::wire::Log,
+        server::rig::{Rig, watch},
+    };
 
     /// A service manager that reads what it is told.
     pub(crate) struct Manager {
@@ -179,6 +186,46 @@ pub(crate) mod tests {
         let heard = manager.heard();
         assert_eq!(heard[..3], expected);
         assert_eq!(heard[3..], ["STOPPING=1\nSTATUS=stopping"]);
+    }
+
+    /// On threads of its own, which write to a log of its own.
+    #[test]
+    fn fault_24_that_ticks_have_stopped_is_told_by_status_and_log() {
+        const TOLD: &str = "ticks have stopped";
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+        let log = Log::default();
+        let writer = log.clone();
+        let write_log = move || {
+            let log = tracing_subscriber::fmt().with_ansi(false);
+            let log = log.with_writer(writer.clone()).finish();
+            // As long as the thread.
+            std::mem::forget(tracing::subscriber::set_default(log));
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .on_thread_start(write_log)
+            .build();
+        runtime.unwrap().block_on(async {
+            let manager = Manager::new();
+            let rig = Rig::new(Options {
+                interval: Options::MIN_INTERVAL,
+                notifier: manager.notifier(Duration::from_secs(1)),
+                ..Options::default()
+            });
+            rig.processes.start(7, 1);
+            watch(&mut rig.client(), 7).await;
+            let (release, released) = mpsc::channel::<()>();
+            rig.kernel.at_next_look(move |_| _ = released.recv());
+            let begin = Instant::now();
+            let status = format!("STATUS={TOLD}");
+            while !manager.heard().contains(&status) {
+                assert!(begin.elapsed() < Duration::from_secs(60), "no {status}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            drop(release);
+        });
+        assert_eq!(log.count(TOLD), 1);
     }
 
     #[test]

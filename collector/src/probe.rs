@@ -89,6 +89,9 @@ pub fn attach(options: &ProbeOptions) -> Box<dyn Kernel> {
     if let Keeping::In(keep) = &options.keeping {
         let left = keep.state().and_then(|state| match state {
             Some(state) => take_over(keep, state, options).map(Some),
+            None if keep.generations().next().is_some() => {
+                Err("there are pins, and no state that belongs to them".to_owned())
+            }
             None => Ok(None),
         });
         match left {

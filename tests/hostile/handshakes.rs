@@ -21,16 +21,16 @@ use super::{
 /// The first bytes of a ClientHello, and no more.
 const BEGINNING: [u8; 7] = [0x16, 3, 1, 1, 0, 1, 0];
 
-/// A collector on TLS too, and how to reach it there.
-struct Site {
-    collector: Collector,
-    address: SocketAddr,
+/// A collector on TLS too, with its log in a file, and how to reach it there.
+pub struct Site {
+    pub collector: Collector,
+    pub address: SocketAddr,
     connect: Connect,
     _certs: TempDir,
 }
 
 impl Site {
-    fn start() -> Result<Self> {
+    pub fn start() -> Result<Self> {
         let certs = tempfile::tempdir()?;
         let made = program("netio-collector")
             .args(["certs", "init"])
@@ -41,7 +41,8 @@ impl Site {
         let at = |name: &str| certs.path().join(name).display().to_string();
         let address = free_address()?;
         let listen = format!("tls://{address}");
-        let collector = Collector::start(&[
+        let mut command = program("netio-collector");
+        command.args([
             "--interval=100ms",
             "--listen",
             &listen,
@@ -53,7 +54,8 @@ impl Site {
             &at("ca.pem"),
             "--grant",
             "watch cn=netio-client",
-        ])?;
+        ]);
+        let collector = Collector::start_logged(command, tempfile::tempdir()?)?;
         let connect = Connect::to(listen)
             .tls_ca(at("ca.pem"))
             .tls_identity(at("client.pem"), at("client-key.pem"));
@@ -66,7 +68,7 @@ impl Site {
     }
 
     /// A new client, with a handshake of its own; how long a call took it.
-    async fn serves(&self) -> Result<Duration> {
+    pub async fn serves(&self) -> Result<Duration> {
         let begin = Instant::now();
         let call = async {
             let mut client = NetIoServiceClient::new(self.connect.channel().await?);

@@ -65,6 +65,13 @@ impl Bpffs {
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         Collector::start(&[&own, arguments].concat())
     }
+
+    /// The same, with its log in a file.
+    pub fn logged(&self, arguments: &[&str]) -> Result<Collector> {
+        let mut command = program("netio-collector");
+        command.args(self.arguments()).args(arguments);
+        Collector::start_logged(command, tempfile::tempdir()?)
+    }
 }
 
 impl Drop for Bpffs {

@@ -10,6 +10,7 @@ use std::{
     env,
     error::Error,
     ffi::OsString,
+    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
@@ -148,7 +149,7 @@ pub fn copy_program(from: &Path, to: &Path) -> Result {
 pub struct Collector {
     process: Child,
     pub socket: PathBuf,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Collector {
@@ -179,7 +180,7 @@ impl Collector {
         let mut collector = Self {
             process,
             socket,
-            _directory: directory,
+            directory,
         };
         let start = Instant::now();
         while UnixStream::connect(&collector.socket).is_err() {
@@ -194,12 +195,23 @@ impl Collector {
         Ok(collector)
     }
 
+    /// The same, and what it says is in its [log](Self::log).
+    pub fn start_logged(mut command: Command, directory: TempDir) -> Result<Self> {
+        command.stderr(fs::File::create(directory.path().join("log"))?);
+        Self::start_command(command, directory)
+    }
+
+    /// What one that was started so has said until now.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.directory.path().join("log"))?)
+    }
+
     /// The ids of the BPF maps that it has open.
     pub fn maps(&self) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        for file in std::fs::read_dir(format!("/proc/{}/fdinfo", self.process.id()))? {
+        for file in fs::read_dir(format!("/proc/{}/fdinfo", self.process.id()))? {
             // It may be closed by now.
-            let facts = std::fs::read_to_string(file?.path()).unwrap_or_default();
+            let facts = fs::read_to_string(file?.path()).unwrap_or_default();
             let id = facts.lines().find_map(|line| line.strip_prefix("map_id:"));
             ids.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
         }
@@ -212,7 +224,7 @@ impl Collector {
 
     /// Its resident memory in bytes.
     pub fn resident(&self) -> Result<u64> {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid()))?;
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid()))?;
         let pages = statm.split_whitespace().nth(1).ok_or("a strange statm")?;
         Ok(pages.parse::<u64>()? * rustix::param::page_size() as u64)
     }
