@@ -24,8 +24,8 @@ const NO_BTF: &str = "mount -t tmpfs none /sys/kernel/btf";
 const TRACEFS: &str =
     "{ test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; }";
 /// Hides tracefs, wherever it is mounted.
-const NO_TRACEFS: &str =
-    "mount -t tmpfs none /sys/kernel/tracing && mount -t tmpfs none /sys/kernel/debug";
+const NO_TRACEFS: &str = "for place in /sys/kernel/tracing /sys/kernel/debug; do \
+    ! test -d $place || mount -t tmpfs none $place || exit 1; done";
 
 /// A collector that sees no BTF of the kernel, but tracefs.
 fn without_btf(arguments: &[&str]) -> Result<Collector> {
