@@ -226,6 +226,7 @@ pub(crate) async fn run_in(
         stall: options.limits.stall_timeout,
         max_calls: subscribers.saturating_add(listeners.other_calls) as usize,
         max_answers: listeners.other_answers,
+        max_changes: listeners.changes,
     };
     let (incoming, mut accepting) = Accepted::start(
         listeners,

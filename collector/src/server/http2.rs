@@ -7,7 +7,7 @@
 //! [`Patience::request`] is sent away; one that sends more than it is answered ([`super::pace`]), or
 //! that h2 finds out flooding, is told so by GOAWAY and closed. No more calls are open
 //! than [`MAX_STREAMS`] on a connection and [`Rules::max_calls`] in all, and answers that
-//! wait for their callers have no more than [`Rules::max_answers`].
+//! wait for their callers are bounded ([`call::Common`]).
 #![forbid(unsafe_code)]
 
 use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
@@ -36,7 +36,7 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
-use call::Call;
+use call::{Call, Common};
 
 /// Calls that are open at once on one connection.
 const MAX_STREAMS: u32 = 256;
@@ -90,9 +90,11 @@ pub(super) struct Rules {
     pub(super) stall: Duration,
     /// Calls in all.
     pub(super) max_calls: usize,
-    /// Bytes of answers that are larger than [`call::SMALL`] and of one caller each; those
-    /// of streams are shared.
+    /// Bytes of answers that are larger than [`call::SMALL`], of calls that change nothing;
+    /// those of streams are shared.
     pub(super) max_answers: usize,
+    /// Calls that change something, until such an answer of theirs was taken.
+    pub(super) max_changes: usize,
 }
 
 /// Serves until `stop`, and then until every connection has closed.
@@ -112,7 +114,7 @@ pub(super) async fn serve<S>(
         service,
         rules,
         calls: Arc::new(Semaphore::new(rules.max_calls)),
-        answers: Arc::new(Semaphore::new(rules.max_answers)),
+        common: Arc::new(Common::new(rules)),
         stop,
         tasks: TaskTracker::new(),
     };
@@ -129,7 +131,7 @@ struct Server<S> {
     service: S,
     rules: Rules,
     calls: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
+    common: Arc<Common>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -154,7 +156,9 @@ where
     async fn connection(self, io: Io) {
         let peer = io.peer();
         let pace = io.pace().clone();
-        let handshake = timeout(self.rules.patience.preface, builder().handshake(io));
+        // Not held while the connection lasts.
+        let handshake = Box::pin(builder().handshake(io));
+        let handshake = timeout(self.rules.patience.preface, handshake);
         // Who has not spoken yet is owed nothing.
         let mut connection = match self.stop.run_until_cancelled(handshake).await {
             Some(Ok(Ok(connection))) => connection,
@@ -182,7 +186,7 @@ where
                     is_unproven = false;
                     if !peer.proof.is_given() {
                         debug!("the peer has not proved who it is");
-                        return send_away(connection, Reason::NO_ERROR).await;
+                        return send_away(&mut connection, Reason::NO_ERROR).await;
                     }
                     continue;
                 }
@@ -195,12 +199,12 @@ where
             match event {
                 Event::Call(mut request, reply) => {
                     request.extensions_mut().insert(peer.clone());
-                    let call = Call::new(reply, self.rules, &self.answers, &pace, &peer);
+                    let call = Call::new(reply, &self.common, &pace, &peer);
                     self.call(request, call);
                 }
                 Event::Flood => {
                     debug!("the peer sends too many frames");
-                    return send_away(connection, Reason::ENHANCE_YOUR_CALM).await;
+                    return send_away(&mut connection, Reason::ENHANCE_YOUR_CALM).await;
                 }
                 Event::Closed => return,
             }
@@ -211,12 +215,15 @@ where
         match Arc::clone(&self.calls).try_acquire_owned() {
             Ok(place) => {
                 let service = self.service.clone();
+                let served = call.serve(request, service);
                 self.tasks.spawn(async move {
-                    call.serve(request, service).await;
+                    served.await;
                     drop(place);
                 });
             }
-            Err(_) => call.refuse(&rpc::too_many_calls(self.rules.max_calls)),
+            Err(_) => {
+                let _: Option<()> = call.refuse(&rpc::too_many_calls(self.rules.max_calls));
+            }
         }
     }
 }
@@ -236,7 +243,7 @@ fn builder() -> Builder {
 }
 
 /// Tells the peer why, and closes.
-async fn send_away(mut connection: Connection<Io, Bytes>, why: Reason) {
+async fn send_away(connection: &mut Connection<Io, Bytes>, why: Reason) {
     connection.abrupt_shutdown(why);
     let told = poll_fn(|cx| connection.poll_closed(cx));
     let _ = timeout(LAST_WORDS, told).await;

@@ -41,6 +41,8 @@ const MEMORY_BACKLOG: usize = 16;
 const OTHER_CALLS: u32 = 4096;
 /// And their answers' bytes, as long as these are not taken.
 const OTHER_ANSWERS: usize = 64 << 20;
+/// Of calls that change something, as many are answered at once.
+const CHANGES: usize = 256;
 
 pub(super) type MemoryListener = mpsc::Receiver<DuplexStream>;
 
@@ -59,6 +61,8 @@ pub struct Listeners {
     pub(super) other_calls: u32,
     /// Bytes of their answers.
     pub(super) other_answers: usize,
+    /// Calls that change something and are answered at once.
+    pub(super) changes: usize,
     /// How often certificates and tokens are looked at; tests are less patient.
     pub(super) reload: Duration,
 }
@@ -74,6 +78,7 @@ impl Default for Listeners {
             patience: Patience::default(),
             other_calls: OTHER_CALLS,
             other_answers: OTHER_ANSWERS,
+            changes: CHANGES,
             reload: reload::EVERY,
         }
     }

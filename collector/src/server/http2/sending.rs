@@ -52,13 +52,32 @@ impl Sending {
         }
     }
 
-    /// Returns once the connection has taken all of the message. What is left when the
-    /// future is dropped is never sent.
-    pub(super) async fn send(&mut self, mut message: Bytes) -> Result<(), Unsent> {
+    /// Sends a message if there is room for all of it now; or gives it back.
+    pub(super) fn send_at_once(&mut self, message: Bytes) -> Result<(), Bytes> {
+        self.look_at_window();
+        if message.is_empty() {
+            return Ok(());
+        }
+        self.stream.reserve_capacity(message.len());
+        if self.stream.capacity() < message.len() {
+            return Err(message);
+        }
+        // Fails where the stream has ended, which the next look at it tells.
+        let _ = self.stream.send_data(message, false);
+        Ok(())
+    }
+
+    fn look_at_window(&mut self) {
         if self.window == 0 {
             self.stream.reserve_capacity(2 * WHOLE);
             self.window = self.stream.capacity();
         }
+    }
+
+    /// Returns once the connection has taken all of the message. What is left when the
+    /// future is dropped is never sent.
+    pub(super) async fn send(&mut self, mut message: Bytes) -> Result<(), Unsent> {
+        self.look_at_window();
         // Peers that have read everything may leave half of their window closed.
         let mut enough = message.len().min(WHOLE).min(self.window / 2).max(1);
         while !message.is_empty() {

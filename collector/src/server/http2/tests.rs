@@ -25,6 +25,7 @@ mod raw_http2;
 
 const PID: u32 = 7;
 const LIST: &str = "/netio.v1.NetIoService/ListWatches";
+const WATCH: &str = "/netio.v1.NetIoService/Watch";
 const HEALTH: &str = "/grpc.health.v1.Health/Watch";
 /// A message without fields.
 const EMPTY: &[u8] = &[0; 5];
@@ -351,11 +352,28 @@ async fn no_more_calls_are_open_than_may_be() {
     }
 }
 
+/// A call whose answer has begun, on a connection with a window of nothing.
+async fn answered_and_not_taken(
+    address: SocketAddr,
+    path: &str,
+    message: &'static [u8],
+) -> (http::Response<h2::RecvStream>, SendRequest<Bytes>) {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let handshake = builder.initial_window_size(0).handshake(socket);
+    let (sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let (response, _) = call(&mut sender, path, &[], Some(message));
+    (timeout(MOMENTS, response).await.unwrap().unwrap(), sender)
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_are_bounded() {
     let (rig, address) = impatient(|listeners, options| {
         listeners.other_answers = 100_000;
-        options.limits.stall_timeout = Duration::from_secs(1);
+        listeners.changes = 1;
+        options.limits.stall_timeout = Duration::from_secs(5);
     });
     let mut client = rig.client();
     for pid in 100..400 {
@@ -366,17 +384,9 @@ async fn answers_that_nobody_takes_are_bounded() {
     let bytes = client.list_watches(bytes).await.unwrap().into_inner();
     let bytes = bytes.encoded_len();
     assert!((call::SMALL..50_000).contains(&bytes), "{bytes}");
-    // On each connection a window of nothing, so that none is taken.
     let mut held = Vec::new();
     for _ in 0..100_000 / bytes {
-        let socket = TcpStream::connect(address).await.unwrap();
-        let mut builder = h2::client::Builder::new();
-        let handshake = builder.initial_window_size(0).handshake(socket);
-        let (sender, connection) = handshake.await.unwrap();
-        tokio::spawn(connection);
-        let mut sender = sender.ready().await.unwrap();
-        let (response, _) = call(&mut sender, LIST, &[], Some(EMPTY));
-        held.push((timeout(MOMENTS, response).await.unwrap().unwrap(), sender));
+        held.push(answered_and_not_taken(address, LIST, EMPTY).await);
     }
     let refused = client.list_watches(v1::ListWatchesRequest {}).await;
     let refused = refused.unwrap_err();
@@ -394,6 +404,24 @@ async fn answers_that_nobody_takes_are_bounded() {
             .iter()
             .any(|it| it.watch_id == id)
     );
+    // One that changes something is answered, large or not; while nobody takes that, the
+    // next of them waits.
+    for pid in 1_000..3_000 {
+        rig.processes.start_as(pid, 1, "many", 1);
+    }
+    let many = v1::WatchRequest::new(v1::Target::name("many"));
+    let message = many.encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    framed.extend(message);
+    let untaken = answered_and_not_taken(address, WATCH, framed.leak()).await;
+    let mut other = rig.client();
+    let next = tokio::spawn(async move { other.watch(many).await });
+    sleep(Duration::from_millis(200)).await;
+    assert!(!next.is_finished());
+    drop(untaken);
+    let watched = timeout(MOMENTS, next).await.unwrap().unwrap().unwrap();
+    assert_eq!(watched.into_inner().watch.unwrap().processes.len(), 2_000);
     // They stall, and there is room again.
     let begin = Instant::now();
     while client
@@ -431,13 +459,12 @@ async fn no_more_streams_are_open_on_a_connection_than_may_be() {
         .unwrap_err();
 }
 
-/// Who has begun to speak, and then vanishes.
 #[tokio::test]
 async fn who_proves_nothing_is_sent_away() {
     const TOKEN: &str = "0123456789abcdef";
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, TOKEN.as_bytes()).unwrap();
-    let patience = Duration::from_millis(500);
+    let patience = Duration::from_secs(2);
     let (_rig, address) = impatient(|listeners, options| {
         listeners.patience.request = patience;
         options.grants.push(Grant {
@@ -483,6 +510,7 @@ async fn who_proves_nothing_is_sent_away() {
     assert_eq!(status(response).await.code(), Code::Ok);
 }
 
+/// Who has begun to speak, and then vanishes.
 #[tokio::test]
 async fn a_peer_that_has_gone_is_noticed() {
     let (_rig, address) = impatient(|listeners, _| {
