@@ -15,7 +15,10 @@ use std::{
 };
 
 use netio::v1;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::Layer as _;
@@ -73,7 +76,8 @@ pub use tls::{TlsFiles, handshakes::MOST as MAX_HANDSHAKES};
 const DRAIN: Duration = Duration::from_secs(3);
 /// Then this long to notice that they were cut off.
 const CUT: Duration = Duration::from_millis(250);
-/// And the hooks this long to be detached, which happens meanwhile.
+/// And the hooks this long to be detached, which happens meanwhile; what connections
+/// leave of their time is for it, too.
 const DETACH: Duration = Duration::from_millis(750);
 
 /// A stream that stalls is ended first; if its connection takes nothing either, so that
@@ -306,6 +310,7 @@ pub(crate) async fn run_in(
     // The shutdown ends the others too, and their end may be seen first.
     let faulty = !shutdown.is_cancelled();
 
+    let stopping = Instant::now();
     info!("stopping: streams end, connections get {DRAIN:?} to close");
     stop.cancel();
     drop(streams);
@@ -321,7 +326,10 @@ pub(crate) async fn run_in(
     let early = faulty && sampled.is_some();
     let sampled = match sampled {
         Some(ended) => Ok(ended),
-        None => timeout(DETACH, &mut sampler).await,
+        None => {
+            let left = (DRAIN + CUT + DETACH).saturating_sub(stopping.elapsed());
+            timeout(left.max(DETACH), &mut sampler).await
+        }
     };
     match sampled {
         Ok(Err(fault)) => Err(RunError::Sampler(fault.to_string())),

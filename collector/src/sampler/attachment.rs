@@ -37,7 +37,25 @@ enum State {
     /// With what lets go of them, until that is done.
     Detached(Option<JoinHandle<()>>),
     /// Gives nothing if attaching panicked.
-    Attaching(JoinHandle<Option<Box<dyn Kernel>>>),
+    Attaching(JoinHandle<Option<Unused>>),
+}
+
+/// Hooks that were attached, and that nobody uses yet. Nobody is to take over later what
+/// nobody has used: when this is dropped, they are not kept.
+struct Unused(Option<Box<dyn Kernel>>);
+
+impl Unused {
+    fn take(mut self) -> Option<Box<dyn Kernel>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if let Some(kernel) = &mut self.0 {
+            kernel.release();
+        }
+    }
 }
 
 impl Attachment {
@@ -95,7 +113,7 @@ impl Attachment {
             if let Some(going) = going {
                 let _ = going.await;
             }
-            let attached = spawn_blocking(move || attach()).await;
+            let attached = spawn_blocking(move || Unused(Some(attach()))).await;
             attached
                 .inspect_err(|fault| error!(%fault, "attaching the probes failed"))
                 .ok()
@@ -111,7 +129,7 @@ impl Attachment {
         };
         let kernel = attaching.await.unwrap_or_default();
         self.state = State::Detached(None);
-        kernel
+        kernel.and_then(Unused::take)
     }
 
     pub(super) fn use_them(&mut self) {
@@ -122,12 +140,7 @@ impl Attachment {
     pub(super) async fn end(self) {
         match self.state {
             State::Detached(Some(going)) => drop(going.await),
-            State::Attaching(attaching) => {
-                // Nobody is to take over what nobody has used.
-                if let Ok(Some(mut kernel)) = attaching.await {
-                    kernel.release();
-                }
-            }
+            State::Attaching(attaching) => drop(attaching.await),
             State::Attached | State::Detached(None) => {}
         }
     }
