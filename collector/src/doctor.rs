@@ -10,7 +10,7 @@ use std::fmt;
 use netio::v1;
 use serde::Serialize;
 
-use crate::probe::{kernel_types, mode_name, try_mode};
+use crate::probe::{Trial, kernel_types, mode_name, try_mode};
 
 mod facts;
 
@@ -97,16 +97,18 @@ impl fmt::Display for Report {
 /// Looks at this machine.
 pub fn run() -> Report {
     let mut checks = facts::all();
-    let modes = modes();
+    let (works, modes) = modes();
     let lost = |check: &Check| check.name == facts::PID_NAMESPACE && check.status == Status::Fail;
-    let healthy = modes.iter().any(|check| check.status == Status::Ok) && !checks.iter().any(lost);
+    let healthy = works && !checks.iter().any(lost);
     checks.extend(modes);
     Report { healthy, checks }
 }
 
-fn modes() -> Vec<Check> {
+/// Whether one of them works, and how each fares.
+fn modes() -> (bool, Vec<Check>) {
     let btf = kernel_types();
-    [
+    let mut works = false;
+    let checks = [
         v1::HookMode::Tracepoint,
         v1::HookMode::Fentry,
         v1::HookMode::Kprobe,
@@ -115,7 +117,8 @@ fn modes() -> Vec<Check> {
     .map(|mode| {
         let name = format!("mode {}", mode_name(mode));
         match try_mode(mode, btf.as_ref()) {
-            Ok(info) => {
+            Trial::Counts(info) => {
+                works = true;
                 let hooks: Vec<String> = info
                     .programs
                     .into_iter()
@@ -128,10 +131,17 @@ fn modes() -> Vec<Check> {
                 )
             }
             // One mode is enough, so a single one that fails is no failure.
-            Err((cause, remedy)) => Check::new(&name, Status::Warn, cause).remedy(remedy),
+            Trial::Fails(cause, remedy) => Check::new(&name, Status::Warn, cause).remedy(remedy),
+            Trial::NotTried => {
+                works = true;
+                let why = "not tried: a collector counts at the exits of functions, and would \
+                           lose calls under way";
+                Check::new(&name, Status::Warn, why).remedy("stop that collector to try it")
+            }
         }
     })
-    .collect()
+    .collect();
+    (works, checks)
 }
 
 #[cfg(test)]

@@ -234,23 +234,35 @@ fn attach_again(
     }
 }
 
-/// One that only the fentry mode has.
-const FENTRY_PROGRAM: &str = "send_v4";
+/// Programs at the exits of functions, in whatever mode.
+const AT_EXITS: [&str; 4] = ["send_v4", "splice_read", "splice_read_tcp", "sendpage"];
 
-/// Attaches a mode and lets go of it again: how it works here, or cause and
-/// remedy.
-pub(crate) fn try_mode(
-    mode: v1::HookMode,
-    btf: Option<&Btf>,
-) -> Result<KernelInfo, (String, &'static str)> {
-    let keeping = Keeping::Not("it is tried out".to_owned());
-    if mode == v1::HookMode::Fentry && facts::is_loaded(FENTRY_PROGRAM) {
-        let why = "not tried: a collector counts by it now, which would lose the calls under way";
-        return Err((why.to_owned(), "stop that collector to try it"));
+/// What came of trying a mode.
+pub(crate) enum Trial {
+    /// It works, like this.
+    Counts(KernelInfo),
+    /// It does not, for this reason, about which this can be done.
+    Fails(String, &'static str),
+    /// A collector counts at the exits of functions, and would lose the calls that are
+    /// under way there.
+    NotTried,
+}
+
+/// Attaches a mode and lets go of it again.
+pub(crate) fn try_mode(mode: v1::HookMode, btf: Option<&Btf>) -> Trial {
+    let is_at_exits = match mode {
+        v1::HookMode::Fentry => true,
+        v1::HookMode::Tracepoint => !preemption::is_full(),
+        v1::HookMode::Kprobe | v1::HookMode::Unspecified => false,
+    };
+    if is_at_exits && AT_EXITS.into_iter().any(facts::is_loaded) {
+        return Trial::NotTried;
     }
-    Probes::attach(mode, btf, 1, &keeping)
-        .map(|probes| probes.info)
-        .map_err(|error| (error.to_string(), modes::remedy(mode, &error)))
+    let keeping = Keeping::Not("it is tried out".to_owned());
+    match Probes::attach(mode, btf, 1, &keeping) {
+        Ok(probes) => Trial::Counts(probes.info),
+        Err(error) => Trial::Fails(error.to_string(), modes::remedy(mode, &error)),
+    }
 }
 
 /// The kernel's BTF, if it has any.

@@ -139,6 +139,12 @@ impl Attached {
             })
     }
 
+    /// Whether some of it are at the exits of functions.
+    pub(super) fn has_trampolines(&self) -> bool {
+        let mut programs = self.programs.iter();
+        programs.any(|program| program.hook.starts_with("fexit/"))
+    }
+
     /// Whether a program is attached at this hook.
     pub(super) fn has_hook(&self, hook: &str) -> bool {
         self.programs.iter().any(|program| program.hook == hook)

@@ -105,11 +105,12 @@ pub(super) fn of(
              it, netio's or another program's, is not counted.",
             "keep the collector running and other fexit programs away, or use the tracepoint mode",
         ));
-    } else if attached.has_hook("fexit/sock_splice_read") {
+    } else if attached.has_trampolines() {
         spots.push(spot(
             "splice-under-way",
-            "A splice from a connection that is under way when probes are attached to its function \
-             or detached from it, netio's or another program's, is not counted.",
+            "A splice from a connection (and before Linux 6.5 one to it, or a sendfile) that is \
+             under way when probes are attached to its function or detached from it, netio's or \
+             another program's, is not counted.",
             "keep the collector running, and other fexit programs away",
         ));
     }

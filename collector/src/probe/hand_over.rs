@@ -3,7 +3,8 @@
 //!
 //! Takes both, attached and with the same allow-list, in which each has a word of its
 //! own, and the state that belongs to the old ones; gives the state that belongs to
-//! the new ones. Promises: no call is lost or counted twice. For that, both count each
+//! the new ones. Promises: no call is lost or counted twice, as far as hooks lose none when
+//! they come and go (`blind_spots.rs`). For that, both count each
 //! process for a while, so that from then on their counters grow alike; how far they
 //! are apart is read on each CPU by a thread that runs there, so that no call is
 //! between the one hook and the other meanwhile. What the old ones counted is then what

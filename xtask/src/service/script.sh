@@ -181,7 +181,7 @@ check 'the programs of before go on' 'that is not logged' within 20 grep 'the pr
 head -c 1234 /dev/zero >&5
 check 'a call that waited all the time is counted' "$(netio-client list)" within 20 has_received 1234
 check 'doctor does not try what is in use' 'it does' \
-    sh -c 'netio-collector doctor | grep -F "not tried: a collector counts by it"'
+    sh -c 'netio-collector doctor | grep -F "not tried: a collector counts"'
 head -c 777 /dev/zero >&5
 check 'a call that waited meanwhile is counted, too' "$(netio-client list)" within 20 has_received 2011
 exec 5>&-
