@@ -347,4 +347,5 @@ pub trait Kernel: Send {
 
 #[cfg(any(test, feature = "fake-kernel"))]
 pub mod fake;
+pub(crate) mod figures;
 pub mod refusing;

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use crate::{
     Limits,
-    kernel::{Counters, Kernel, ProcessId, Slot},
+    kernel::{Counters, Kernel, ProcessId, Slot, figures::Figures},
     processes::{Found, Selector},
 };
 
@@ -32,7 +32,6 @@ mod ending;
 mod error;
 mod exits;
 mod families;
-mod figures;
 mod id;
 mod joining;
 mod keeping;
@@ -47,7 +46,6 @@ mod tests;
 pub(crate) use ending::Selection;
 pub(crate) use error::WatchError;
 use exits::{ExitGuard, Exits};
-pub(crate) use figures::Figures;
 pub(crate) use id::WatchId;
 pub(crate) use keeping::Now;
 pub(crate) use leases::Hold;

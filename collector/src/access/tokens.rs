@@ -59,7 +59,6 @@ impl Tokens {
                 path: file.clone(),
                 why,
             })?;
-            warn_if_open(file);
             files.push(Arc::new(TokenFile {
                 name: name.clone(),
                 role: grant.role,

@@ -106,9 +106,9 @@ pub struct Given {
     /// Gives a role to somebody: 'ROLE KEY=VALUE', with ROLE observe, watch (also
     /// watches, and ends its own) or admin (also ends others'), and KEY uid, gid, group
     /// (Unix socket), san, cn (TLS) or token_file (a token on each line; writing others
-    /// revokes them, an empty file does not); repeat for more. Root and the collector's user are admin on Unix sockets; whoever may
-    /// connect to one has watch until some grant has uid, gid or group. Not as a
-    /// variable
+    /// revokes them, an empty file does not); repeat for more. Root and the collector's
+    /// user are admin on Unix sockets; whoever may connect to one has watch until some
+    /// grant has uid, gid or group. Not as a variable
     #[arg(long, value_name = "GRANT")]
     pub(super) grant: Vec<GivenGrant>,
 

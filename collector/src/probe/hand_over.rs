@@ -3,13 +3,12 @@
 //!
 //! Takes both, attached and with the same allow-list, in which each has a word of its
 //! own, and the state that belongs to the old ones; gives the state that belongs to
-//! the new ones. Promises: no call is lost or counted twice, as far as hooks lose none when
-//! they come and go (`blind_spots.rs`). For that, both count each
-//! process for a while, so that from then on their counters grow alike; how far they
-//! are apart is read on each CPU by a thread that runs there, so that no call is
-//! between the one hook and the other meanwhile. What the old ones counted is then what
-//! the new ones count, and that. Where that cannot be done, the old hooks are as they
-//! were.
+//! the new ones. Promises: no call is lost or counted twice, as far as hooks lose none
+//! when they come and go (`blind_spots.rs`). For that, both count each process for a
+//! while, so that from then on their counters grow alike; how far they are apart is read
+//! on each CPU by a thread that runs there, so that no call is between the one hook and
+//! the other meanwhile. What the old ones counted is then what the new ones count, and
+//! that. Where that cannot be done, the old hooks are as they were.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -18,9 +17,7 @@ use std::{
     time::Duration,
 };
 
-use netio_abi::{
-    FULL_PROCESSES, FULL_SOCKETS, LIFE_EXITED, Life, MARK_SEQUENCE, MARK_TIME, NO_SLOT,
-};
+use netio_abi::{LIFE_EXITED, Life, MARK_SEQUENCE, MARK_TIME, NO_SLOT};
 use rustix::{
     io::Errno,
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -86,8 +83,7 @@ pub(super) fn hand_over(
     for mark in [MARK_SEQUENCE, MARK_TIME] {
         both.new.marks.set(mark, both.old.marks.get(mark));
     }
-    let full = [FULL_PROCESSES, FULL_SOCKETS].map(|what| both.old.full.get(what));
-    translated(state, &apart, full)
+    translated(state, &apart)
 }
 
 struct Both<'a> {
@@ -271,12 +267,10 @@ fn shares() -> AttachError {
     AttachError::new("processes past the limits count without a slot of their own")
 }
 
-/// The state with the new slots, whose counters are that far apart. `full`: what did not
-/// fit so far.
+/// The state with the new slots, whose counters are that far apart.
 fn translated(
     state: &State,
     apart: &BTreeMap<Slot, (Slot, Counters)>,
-    [processes, sockets]: [u64; 2],
 ) -> Result<State, AttachError> {
     let slot = |old: u32| apart.get(&Slot(old)).map(|(new, _)| new.0);
     let known = |old: u32| {
@@ -316,9 +310,5 @@ fn translated(
         it.slot = optional(it.slot);
         it.slot != NO_SLOT
     });
-    let past = state.past.get_or_insert_default();
-    let map_full = past.map_full.get_or_insert_default();
-    map_full.processes += processes;
-    map_full.sockets += sockets;
     Ok(state)
 }

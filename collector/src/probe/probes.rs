@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     btf::Btf,
-    keep::{Hooks, Keep, KeptFigures, State, Store},
-    kernel::{Kernel as _, KernelInfo, Slot, Taken},
+    keep::{Hooks, Keep, State, Store},
+    kernel::{Kernel as _, KernelInfo, Slot, Taken, figures::Figures},
 };
 
 mod counting;
@@ -159,9 +159,10 @@ impl Probes {
                 |object, tgid| note_sockets(object, note.as_deref(), tgid),
             )
         };
-        let (missed, runs) = (self.missed_events(), self.program_runs());
         let committed = handed_over.and_then(|mut state| {
-            add_to_past(state.past.get_or_insert_default(), missed, runs);
+            // What these have missed and cost goes with them, and is to grow on.
+            let past = Figures::of_state(state.past.as_ref()).with(self);
+            state.past = Some(past.to_state());
             next.look_at_taken()?;
             next.commit(state)
         });
@@ -302,22 +303,6 @@ impl Probes {
     }
 }
 
-/// What the programs of before have missed and cost goes with them; it is to grow on.
-fn add_to_past(past: &mut KeptFigures, missed: v1::MissedEvents, runs: Option<(u64, Duration)>) {
-    let before = past.missed_events.unwrap_or_default();
-    // What could not be read once is not known in all.
-    let both = |before: Option<u64>, more: Option<u64>| Some(before? + more?);
-    past.missed_events = Some(v1::MissedEvents {
-        recursion: both(before.recursion, missed.recursion),
-        kretprobe: both(before.kretprobe, missed.kretprobe),
-    });
-    if let Some((runs, time)) = runs {
-        past.program_runs = Some(past.program_runs.unwrap_or_default() + runs);
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        past.program_time_ns = past.program_time_ns.saturating_add(time);
-    }
-}
-
 fn note_sockets(object: &Object, note: Option<&str>, tgid: u32) -> Result<(), AttachError> {
     let Some(note) = note else {
         return Ok(());
@@ -334,32 +319,4 @@ fn try_out(attached: &Attached) -> Result<bool, AttachError> {
         return Ok(false);
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_grow_over_a_hand_over() {
-        let missed = |recursion| v1::MissedEvents {
-            recursion,
-            kretprobe: Some(1),
-        };
-        let mut past = KeptFigures {
-            missed_events: Some(missed(Some(5))),
-            program_runs: Some(7),
-            program_time_ns: 100,
-            ..KeptFigures::default()
-        };
-        let time = Duration::from_nanos(40);
-        add_to_past(&mut past, missed(Some(500)), Some((3, time)));
-        assert_eq!(past.program_runs, Some(10));
-        assert_eq!(past.program_time_ns, 140);
-        let sum = past.missed_events.unwrap();
-        assert_eq!((sum.recursion, sum.kretprobe), (Some(505), Some(2)));
-        add_to_past(&mut past, missed(None), None);
-        assert_eq!(past.missed_events.unwrap().recursion, None);
-        assert_eq!(past.program_runs, Some(10));
-    }
 }

@@ -7,9 +7,9 @@ use netio::v1;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    kernel::{KernelInfo, ProcessId},
+    kernel::{KernelInfo, ProcessId, figures::Figures},
     processes::{Found, Selector},
-    watches::{Figures, Follow, Hold, Past, Selection, WatchError, WatchId},
+    watches::{Follow, Hold, Past, Selection, WatchError, WatchId},
 };
 
 /// Why a command was not carried out.

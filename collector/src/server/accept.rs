@@ -34,7 +34,7 @@ use super::{
     unstalled::Unstalled,
 };
 use crate::{
-    access::{Access, Origin},
+    access::{Access, Origin, Standing},
     peer_groups::peer_groups,
 };
 
@@ -118,16 +118,12 @@ impl Admission {
     /// Waits for a place. `None` when there are no more.
     pub(super) async fn admit(&self, transport: Transport, origin: &Origin) -> Option<Io> {
         let standing = self.access.standing(origin);
-        let proof = match standing.is_proof() {
-            true => Proof::given(),
-            false => {
-                let unproven = Arc::clone(&self.unproven);
-                Proof::lacking(Some(unproven.acquire_owned().await.ok()?))
-            }
+        let among_unproven = match standing.is_proof() {
+            true => None,
+            false => Some(Arc::clone(&self.unproven).acquire_owned().await.ok()?),
         };
         let place = self.place().await?;
-        let cut = self.cut.child_token();
-        Some(Io::new(transport, standing, proof, cut, place))
+        Some(self.connection(transport, standing, among_unproven, place))
     }
 
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
@@ -137,9 +133,19 @@ impl Admission {
     fn admit_to(&self, place: OwnedSemaphorePermit, transport: Transport, origin: &Origin) -> Io {
         let standing = self.access.standing(origin);
         // Whoever is on this host can take all places of its listeners in other ways.
+        self.connection(transport, standing, None, place)
+    }
+
+    fn connection(
+        &self,
+        transport: Transport,
+        standing: Standing,
+        among_unproven: Option<OwnedSemaphorePermit>,
+        place: OwnedSemaphorePermit,
+    ) -> Io {
         let proof = match standing.is_proof() {
             true => Proof::given(),
-            false => Proof::lacking(None),
+            false => Proof::lacking(among_unproven),
         };
         Io::new(transport, standing, proof, self.cut.child_token(), place)
     }

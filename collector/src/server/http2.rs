@@ -112,7 +112,6 @@ pub(super) async fn serve<S>(
 {
     let server = Server {
         service,
-        rules,
         calls: Arc::new(Semaphore::new(rules.max_calls)),
         common: Arc::new(Common::new(rules)),
         stop,
@@ -129,7 +128,6 @@ pub(super) async fn serve<S>(
 #[derive(Clone)]
 struct Server<S> {
     service: S,
-    rules: Rules,
     calls: Arc<Semaphore>,
     common: Arc<Common>,
     stop: CancellationToken,
@@ -158,7 +156,7 @@ where
         let pace = io.pace().clone();
         // Not held while the connection lasts.
         let handshake = Box::pin(builder().handshake(io));
-        let handshake = timeout(self.rules.patience.preface, handshake);
+        let handshake = timeout(self.common.rules.patience.preface, handshake);
         // Who has not spoken yet is owed nothing.
         let mut connection = match self.stop.run_until_cancelled(handshake).await {
             Some(Ok(Ok(connection))) => connection,
@@ -169,10 +167,10 @@ where
         let Some(pings) = connection.ping_pong() else {
             return;
         };
-        let mut gone = pin!(has_gone(pings, self.rules.patience));
+        let mut gone = pin!(has_gone(pings, self.common.rules.patience));
         let mut stopping = pin!(self.stop.cancelled());
         let mut is_stopping = false;
-        let mut proof = pin!(sleep(self.rules.patience.request));
+        let mut proof = pin!(sleep(self.common.rules.patience.request));
         let mut is_unproven = !peer.proof.is_given();
         loop {
             let event = tokio::select! {
@@ -222,7 +220,7 @@ where
                 });
             }
             Err(_) => {
-                let _: Option<()> = call.refuse(&rpc::too_many_calls(self.rules.max_calls));
+                let _: Option<()> = call.refuse(&rpc::too_many_calls(self.common.rules.max_calls));
             }
         }
     }

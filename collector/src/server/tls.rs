@@ -49,7 +49,6 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(files: TlsFiles, is_certificate_optional: bool) -> Result<Self, String> {
         let current = load(&files, is_certificate_optional)?;
-        warn_if_open(&files.key);
         Ok(Self {
             files,
             is_certificate_optional,

@@ -18,12 +18,12 @@ use tracing::warn;
 
 use super::{
     Counters, Family, Follow, Kernel, Main, Member, Process, ProcessId, Pulse, Slot, Watch,
-    WatchId, Watches, figures::Figures,
+    WatchId, Watches,
 };
 use crate::{
     Limits,
-    keep::{self, KeptFigures, State, Sums},
-    kernel::{Birth, Mark, Taken},
+    keep::{self, State, Sums},
+    kernel::{Birth, Mark, Taken, figures::Figures},
     processes::{Found, Selector},
 };
 
@@ -450,29 +450,6 @@ fn counters(sums: Option<Sums>) -> Counters {
 
 pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Figures {
-    fn to_state(self) -> KeptFigures {
-        KeptFigures {
-            missed_events: Some(self.missed_events),
-            map_full: Some(self.map_full),
-            program_runs: self.program_runs.map(|(runs, _)| runs),
-            program_time_ns: self.program_runs.map_or(0, |(_, time)| nanoseconds(time)),
-        }
-    }
-
-    fn of_state(kept: Option<&KeptFigures>) -> Self {
-        let Some(kept) = kept else {
-            return Self::default();
-        };
-        let time = std::time::Duration::from_nanos(kept.program_time_ns);
-        Self {
-            missed_events: kept.missed_events.unwrap_or_default(),
-            map_full: kept.map_full.unwrap_or_default(),
-            program_runs: kept.program_runs.map(|runs| (runs, time)),
-        }
-    }
 }
 
 impl Main {

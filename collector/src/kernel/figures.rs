@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use netio::v1;
 
-use crate::kernel::Kernel;
+use super::Kernel;
+use crate::keep::KeptFigures;
 
 /// Of hooks that were let go of; or of all, with those that are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Default for Figures {
 
 impl Figures {
     /// With those of a kernel. May cost some system calls: not for the tick.
-    pub(super) fn with(&self, kernel: &dyn Kernel) -> Self {
+    pub(crate) fn with(&self, kernel: &dyn Kernel) -> Self {
         let (before, now) = (self.missed_events, kernel.missed_events());
         // What could not be read once is not known in all.
         let both = |before: Option<u64>, now: Option<u64>| Some(before? + now?);
@@ -54,11 +55,38 @@ impl Figures {
     }
 
     /// One of them alone, which costs a few loads.
-    pub(super) fn map_full_with(&self, kernel: &dyn Kernel) -> v1::MapFull {
+    pub(crate) fn map_full_with(&self, kernel: &dyn Kernel) -> v1::MapFull {
         let (before, now) = (self.map_full, kernel.map_full());
         v1::MapFull {
             processes: before.processes + now.processes,
             sockets: before.sockets + now.sockets,
+        }
+    }
+}
+
+impl Figures {
+    /// As the state has them.
+    pub(crate) fn to_state(self) -> KeptFigures {
+        KeptFigures {
+            missed_events: Some(self.missed_events),
+            map_full: Some(self.map_full),
+            program_runs: self.program_runs.map(|(runs, _)| runs),
+            program_time_ns: self.program_runs.map_or(0, |(_, time)| {
+                u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+            }),
+        }
+    }
+
+    /// Of a state; none, if there is none.
+    pub(crate) fn of_state(kept: Option<&KeptFigures>) -> Self {
+        let Some(kept) = kept else {
+            return Self::default();
+        };
+        let time = Duration::from_nanos(kept.program_time_ns);
+        Self {
+            missed_events: kept.missed_events.unwrap_or_default(),
+            map_full: kept.map_full.unwrap_or_default(),
+            program_runs: kept.program_runs.map(|runs| (runs, time)),
         }
     }
 }
