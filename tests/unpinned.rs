@@ -62,11 +62,20 @@ impl Mounts {
         PathBuf::from(root + &self.path(name))
     }
 
+    /// What runs a program in there; in the holder's root, which in a chroot is another than
+    /// the mounts'.
+    fn enter(&self) -> Command {
+        let holder = format!("/proc/{}", self.holder.id());
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount={holder}/ns/mnt"));
+        command.arg(format!("--root={holder}/root"));
+        command
+    }
+
     /// A collector that pins at a path, and has its state in the folder `state`; and
     /// where it logs.
     fn collector_at(&self, pins: &str) -> Result<(Collector, PathBuf)> {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()));
+        let mut command = self.enter();
         command.arg(binary("netio-collector")).args(INTERVAL);
         command.args(["--pin-path", pins, "--state-dir", &self.path("state/own")]);
         command.env("NETIO_LOG", "warn");
@@ -145,8 +154,8 @@ async fn fault_27_with_pins_that_became_read_only_it_counts_all_the_same() -> Re
     assert!(info(&mut client).await?.durable);
     counts(&mut client).await?;
     collector.kill()?;
-    let remount = Command::new("nsenter")
-        .arg(format!("--mount=/proc/{}/ns/mnt", mounts.holder.id()))
+    let remount = mounts
+        .enter()
         .args(["mount", "-o", "remount,ro", &mounts.path("bpf")])
         .status()?;
     assert!(remount.success());
@@ -173,8 +182,7 @@ async fn the_kprobe_mode_says_that_it_pins_nothing() -> Result {
     let Some(mounts) = Mounts::new("mkdir state bpf; mount -t bpf bpf bpf")? else {
         return Ok(());
     };
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--mount=/proc/{}/ns/mnt", mounts.holder.id()));
+    let mut command = mounts.enter();
     command.arg(binary("netio-collector")).args(INTERVAL);
     command.args(["--pin-path", &mounts.path("bpf/netio"), "--hooks", "kprobe"]);
     command.args(["--state-dir", &mounts.path("state/own")]);

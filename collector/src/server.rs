@@ -229,6 +229,7 @@ pub(crate) async fn run_in(
         patience: listeners.patience,
         stall: options.limits.stall_timeout,
         max_calls: subscribers.saturating_add(listeners.other_calls) as usize,
+        max_lasting: listeners.lasting_calls,
         max_answers: listeners.other_answers,
         max_changes: listeners.changes,
     };

@@ -6,8 +6,8 @@
 //! and [`Patience::pong`]; one that has not proved who it is ([`super::proof`]) within
 //! [`Patience::request`] is sent away; one that sends more than it is answered ([`super::pace`]), or
 //! that h2 finds out flooding, is told so by GOAWAY and closed. No more calls are open
-//! than [`MAX_STREAMS`] on a connection and [`Rules::max_calls`] in all, and answers that
-//! wait for their callers are bounded ([`call::Common`]).
+//! than [`MAX_STREAMS`] on a connection and [`Rules::max_calls`] and [`Rules::max_lasting`]
+//! in all, and answers that wait for their callers are bounded ([`call::Common`]).
 #![forbid(unsafe_code)]
 
 use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
@@ -37,6 +37,13 @@ mod sending;
 mod tests;
 
 use call::{Call, Common};
+
+/// Methods beside Subscribe whose calls may last for ever: theirs must not be the places of
+/// those that end.
+const LASTING: [&str; 2] = [
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
 
 /// Calls that are open at once on one connection.
 const MAX_STREAMS: u32 = 256;
@@ -88,8 +95,10 @@ pub(super) struct Rules {
     pub(super) patience: Patience,
     /// A reader that takes nothing for so long loses its stream.
     pub(super) stall: Duration,
-    /// Calls in all.
+    /// Calls in all, but for those of [`LASTING`].
     pub(super) max_calls: usize,
+    /// Calls of these.
+    pub(super) max_lasting: usize,
     /// Bytes of answers that are larger than [`call::SMALL`], of calls that change nothing;
     /// those of streams are shared.
     pub(super) max_answers: usize,
@@ -113,6 +122,7 @@ pub(super) async fn serve<S>(
     let server = Server {
         service,
         calls: Arc::new(Semaphore::new(rules.max_calls)),
+        lasting: Arc::new(Semaphore::new(rules.max_lasting)),
         common: Arc::new(Common::new(rules)),
         stop,
         tasks: TaskTracker::new(),
@@ -129,6 +139,7 @@ pub(super) async fn serve<S>(
 struct Server<S> {
     service: S,
     calls: Arc<Semaphore>,
+    lasting: Arc<Semaphore>,
     common: Arc<Common>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -210,7 +221,12 @@ where
     }
 
     fn call(&self, request: Request<h2::RecvStream>, call: Call) {
-        match Arc::clone(&self.calls).try_acquire_owned() {
+        let lasts = LASTING.contains(&request.uri().path());
+        let (places, most) = match lasts {
+            true => (&self.lasting, self.common.rules.max_lasting),
+            false => (&self.calls, self.common.rules.max_calls),
+        };
+        match Arc::clone(places).try_acquire_owned() {
             Ok(place) => {
                 let service = self.service.clone();
                 let served = call.serve(request, service);
@@ -219,9 +235,7 @@ where
                     drop(place);
                 });
             }
-            Err(_) => {
-                let _: Option<()> = call.refuse(&rpc::too_many_calls(self.common.rules.max_calls));
-            }
+            Err(_) => call.refuse(&rpc::too_many_calls(most)),
         }
     }
 }

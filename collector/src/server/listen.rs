@@ -36,10 +36,11 @@ const MEMORY_BUFFER: usize = 64 * 1024;
 /// In-memory connections that wait to be accepted.
 const MEMORY_BACKLOG: usize = 16;
 
-/// Calls of health, reflection and the rest that are open at once in all; Subscribe
-/// streams have a limit of their own.
+/// Calls that are open at once in all; Subscribe streams have a limit of their own.
 const OTHER_CALLS: u32 = 4096;
-/// And their answers' bytes, as long as these are not taken.
+/// And so have those of health and reflection that may last.
+const LASTING_CALLS: usize = 1024;
+/// Bytes of answers, as long as these are not taken.
 const OTHER_ANSWERS: usize = 64 << 20;
 /// Of calls that change something, as many are answered at once.
 const CHANGES: usize = 256;
@@ -59,7 +60,9 @@ pub struct Listeners {
     pub(super) patience: Patience,
     /// Calls in all that are not Subscribe streams.
     pub(super) other_calls: u32,
-    /// Bytes of their answers.
+    /// Calls of health and reflection that may last.
+    pub(super) lasting_calls: usize,
+    /// Bytes of answers.
     pub(super) other_answers: usize,
     /// Calls that change something and are answered at once.
     pub(super) changes: usize,
@@ -77,6 +80,7 @@ impl Default for Listeners {
             memory: Vec::new(),
             patience: Patience::default(),
             other_calls: OTHER_CALLS,
+            lasting_calls: LASTING_CALLS,
             other_answers: OTHER_ANSWERS,
             changes: CHANGES,
             reload: reload::EVERY,

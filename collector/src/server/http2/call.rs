@@ -114,11 +114,10 @@ impl Call {
     }
 
     /// Answers with nothing but a status.
-    pub(super) fn refuse<T>(mut self, status: &Status) -> Option<T> {
+    pub(super) fn refuse(mut self, status: &Status) {
         let response: Response<()> = status.clone().into_http();
         // Fails if the peer has gone.
         let _ = self.reply.send_response(response, true);
-        None
     }
 
     /// See the module. What it takes to have an answer is not held while that streams, of
@@ -155,7 +154,10 @@ impl Call {
         let patience = common.rules.patience.request;
         let at = match allowed(request.headers()) {
             Ok(allowed) => allowed.and_then(|allowed| begun.checked_add(allowed)),
-            Err(status) => return self.refuse(&status),
+            Err(status) => {
+                self.refuse(&status);
+                return None;
+            }
         };
         let mut deadline = at.map(|at| Box::pin(sleep_until(at)));
         let request = request.map(|body| Body::new(RequestBody::new(body)));
@@ -182,7 +184,10 @@ impl Call {
         };
         let ((head, body), change) = match response {
             Ok((response, change)) => (response.into_parts(), change),
-            Err(status) => return self.refuse(&status),
+            Err(status) => {
+                self.refuse(&status);
+                return None;
+            }
         };
         if let Some(caller) = head.extensions.get::<Caller>() {
             self.owner.clone_from(&caller.owner);

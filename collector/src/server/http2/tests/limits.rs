@@ -29,13 +29,23 @@ async fn no_more_calls_are_open_than_may_be() {
     let (_rig, address) = impatient(|listeners, options| {
         options.limits.max_subscribers = 1;
         listeners.other_calls = 2;
+        listeners.lasting_calls = 2;
     });
     let mut first = raw(address).await;
+    let mut lasting = Vec::new();
+    for _ in 0..2 {
+        let (response, _) = call(&mut first, HEALTH, &[], Some(EMPTY));
+        lasting.push(timeout(MOMENTS, response).await.unwrap().unwrap());
+    }
+    let (response, _) = call(&mut first, HEALTH, &[], Some(EMPTY));
+    let refused = status(response).await;
+    assert_eq!(reason(&refused).as_deref(), Some("TOO_MANY_CALLS"));
+    // Others have places of their own; of these, too, there is an end.
     let mut held = Vec::new();
     for _ in 0..3 {
-        let (response, _) = call(&mut first, HEALTH, &[], Some(EMPTY));
-        held.push(timeout(MOMENTS, response).await.unwrap().unwrap());
+        held.push(call(&mut first, LIST, &[], None));
     }
+    sleep(Duration::from_millis(100)).await;
     let mut second = raw(address).await;
     let (response, _) = call(&mut second, LIST, &[], Some(EMPTY));
     let refused = status(response).await;
